@@ -1,0 +1,33 @@
+.PHONY: run test lab lint format publish clean
+PYTHON ?= python3
+BIN = .venv/bin
+
+run: .venv/run  ## the three notebooks, top to bottom
+	$(BIN)/python -m notebooks.run $(if $(DATASET),--dataset $(DATASET)) $(ARGS)
+
+test: .venv/dev  ## all tests
+	$(BIN)/python -m pytest $(ARGS)
+
+lab: .venv/run  ## Jupyter in the browser
+	$(BIN)/jupyter lab notebooks
+
+lint: .venv/dev  ## ruff, notebooks included
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+format: .venv/dev
+	$(BIN)/ruff check --fix . && $(BIN)/ruff format .
+
+publish: .venv/run  ## executed notebooks back to notebooks/, without real images
+	$(BIN)/python -m notebooks.run --publish
+
+clean:
+	rm -rf .venv
+
+.venv/run: requirements.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@
+
+.venv/dev: requirements-dev.txt .venv/run
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	touch $@

@@ -1,0 +1,237 @@
+"""Training that can be interrupted: batches that depend on (seed, epoch, step) alone, and `fit` with checkpoints."""
+
+import json
+import math
+import os
+import time
+import warnings
+from pathlib import Path
+
+import filelock
+import keras
+import numpy as np
+
+KEPT = 2  # newest checkpoints, so that a torn one has a predecessor
+EARLY_STOPPING = ("wait", "stopped_epoch", "best", "best_epoch")
+_locks = {}
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint or a folder that must not be used; the message says which and why."""
+
+
+class DivergedError(RuntimeError):
+    """A loss that is not a finite number; the message names epoch, step and every loss."""
+
+
+class Batches(keras.utils.PyDataset):
+    """Shuffled batches of `uint8` images and one-hot labels, cropped and flipped at random.
+
+    The order depends on (seed, epoch) alone and the augmentation on (seed, epoch, step) alone, so that a training
+    taken up again at any step sees the same data. All batches are full: the order wraps round. `pad` is the largest
+    shift of a crop in pixels, `steps` the number of batches an epoch, `start` the first one of the current epoch.
+    """
+
+    def __init__(self, images, labels, batch_size, seed=0, pad=4, steps=None, classes=100):
+        super().__init__()
+        self.images, self.labels, self.batch_size, self.seed, self.pad = images, labels, batch_size, seed, pad
+        self.steps, self.classes = steps or -(-len(images) // batch_size), classes
+        self.epoch, self.start, self._order = 0, 0, (None, None)
+
+    def __len__(self):
+        return self.steps - self.start
+
+    def __getitem__(self, step):
+        epoch, step = self.epoch, self.start + step
+        if self._order[0] != epoch:
+            self._order = epoch, np.random.default_rng((self.seed, epoch)).permutation(len(self.images))
+        chosen = np.take(self._order[1], range(step * self.batch_size, (step + 1) * self.batch_size), mode="wrap")
+        images = crop_and_flip(self.images[chosen], np.random.default_rng((self.seed, epoch, step)), self.pad)
+        return images, np.eye(self.classes, dtype="float32")[self.labels[chosen]]
+
+    def on_epoch_end(self):
+        self.epoch, self.start = self.epoch + 1, 0
+
+
+def crop_and_flip(images, rng, pad=4):
+    """Shift each image by up to `pad` pixels (mirrored at the edge) and flip half of them, the whole batch at once."""
+    n, height, width, _ = images.shape
+    padded = np.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)), mode="reflect")
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (height, width), axis=(1, 2))
+    top, left = rng.integers(0, 2 * pad + 1, (2, n))
+    crops = windows[np.arange(n), top, left].transpose(0, 2, 3, 1)
+    return np.where(rng.random(n)[:, None, None, None] < 0.5, crops[:, :, ::-1], crops)
+
+
+def fit(model, batches, *, epochs, folder, parameters, resume=True, minutes=5, early_stopping=None, callbacks=(), **arguments):
+    """Train a compiled model like `model.fit`, taking up where an interrupted call left off.
+
+    Every epoch, and every `minutes` within one, `folder` receives weights, optimiser, seed generators, metrics,
+    history and the state of `early_stopping` (a Keras callback); the last two checkpoints are kept. The next call
+    with the same `parameters` goes on from the newest whole one, and on a CPU ends in the same bits as a call never
+    interrupted. A finished training is not repeated; `resume=False`, or other parameters, start anew.
+
+    Returns a dictionary: `history` (a list an epoch for each metric), `seconds` and `steps` of the whole training.
+    Raises `CheckpointError` where an unfinished checkpoint has other parameters or another run uses the folder,
+    `DivergedError` at a loss that is not finite (the checkpoints before it stay).
+    """
+    claim(folder)
+    parameters = json.loads(
+        json.dumps(parameters | {"epochs": epochs, "weights": sum(math.prod(weight.shape) for weight in model.weights)})
+    )
+    saver = _Saver(batches, Path(folder), parameters, early_stopping, minutes)
+    saver.state = _newest(saver.folder, parameters) if resume else None
+    if saver.state is None:
+        _remove(saver.folder, keep=0)
+    else:
+        print("{seconds:.0f} s of training found in {}, epoch {epoch}, step {step}".format(saver.folder.name, **saver.state))
+    callbacks = [early_stopping, *callbacks, saver] if early_stopping else [*callbacks, saver]
+    while not (saver.state and saver.state["finished"]):
+        epoch, start = (saver.state["epoch"], saver.state["step"]) if saver.state else (0, 0)
+        epoch = epochs if saver.state and saver.state["stopped"] else epoch
+        batches.epoch, batches.start = epoch, start
+        last = epoch + 1 if start else epochs  # what is left of an epoch is a call of its own: it has fewer steps
+        model.fit(batches, initial_epoch=epoch, epochs=last, callbacks=callbacks, **arguments)
+    saver.restore(model)
+    return {key: saver.state[key] for key in ("history", "seconds", "steps")}
+
+
+def claim(folder):
+    """Take `folder` for this process until it ends or calls `release`. Raises `CheckpointError` if another has it."""
+    folder = Path(folder).resolve()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = _locks.setdefault(folder, filelock.FileLock(folder / "lock"))
+        if not lock.is_locked:
+            lock.acquire(blocking=False)
+    except filelock.Timeout as error:
+        raise CheckpointError(
+            f"{folder} is in use by another run of this notebook: wait for it, or shut its kernel down"
+        ) from error
+    except OSError as error:
+        raise CheckpointError(f"{folder} cannot be written: {error}") from error
+
+
+def release(folder):
+    """Give back a folder taken by `claim`."""
+    lock = _locks.pop(Path(folder).resolve(), None)
+    if lock:
+        lock.release()
+
+
+class _Saver(keras.callbacks.Callback):
+    """Writes and restores checkpoints; last in the list, so that it sees what early stopping decided."""
+
+    def __init__(self, batches, folder, parameters, early_stopping, minutes):
+        super().__init__()
+        self.batches, self.folder, self.parameters = batches, folder, parameters
+        self.early_stopping, self.minutes, self.state = early_stopping, minutes, None
+
+    def capture(self, epoch, step, finished=False):
+        """Keep the whole state in `self.state`, as numpy arrays and plain values, and write it."""
+        early, now = self.early_stopping, time.perf_counter()
+        self.seconds, self.clock = self.seconds + now - self.clock, now
+        groups = {"model": self.model.variables, "optimizer": self.model.optimizer.variables}
+        groups["metrics"] = self.model.metrics_variables if step else []
+        arrays = {group: [keras.ops.convert_to_numpy(value).copy() for value in values] for group, values in groups.items()}
+        arrays["best"] = list(early.best_weights or []) if early else []
+        self.state = {
+            "parameters": self.parameters, "epoch": epoch, "step": step, "steps": epoch * self.batches.steps + step,
+            "finished": finished, "stopped": self.model.stop_training and not step, "seconds": self.seconds,
+            "history": self.history, "arrays": arrays,
+            "early": {key: getattr(early, key) for key in EARLY_STOPPING} if early else {},
+        }  # fmt: skip
+        _write(self.folder, self.state)
+        self.saved = time.perf_counter()
+
+    def restore(self, model):
+        groups = {"model": model.variables, "optimizer": model.optimizer.variables, "metrics": model.metrics_variables}
+        for group, variables in groups.items():
+            for variable, value in zip(variables, self.state["arrays"][group], strict=False):
+                variable.assign(value)
+
+    def on_train_begin(self, logs=None):
+        self.clock = self.saved = time.perf_counter()
+        self.seconds, self.history = (self.state["seconds"], self.state["history"]) if self.state else (0.0, {})
+        if self.state:
+            self.restore(self.model)
+            for key, value in self.state["early"].items():
+                setattr(self.early_stopping, key, value)
+            if self.state["arrays"]["best"]:
+                self.early_stopping.best_weights = self.state["arrays"]["best"]
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch, self.start = epoch, self.batches.start
+        if self.start:
+            self.restore(self.model)  # again, as fit has just set the metrics to zero
+
+    def on_train_batch_end(self, batch, logs=None):
+        step = self.start + batch + 1
+        losses = {name: float(value) for name, value in (logs or {}).items()}
+        if not all(math.isfinite(value) for value in losses.values()):
+            raise DivergedError(f"epoch {self.epoch + 1}, step {step}: {losses}. The last checkpoint is from before it.")
+        if step < self.batches.steps and time.perf_counter() - self.saved > 60 * self.minutes:
+            self.capture(self.epoch, step)
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.history = {key: [*self.history.get(key, []), float(value)] for key, value in logs.items()}
+        self.capture(epoch + 1, 0)
+
+    def on_train_end(self, logs=None):
+        if self.model.stop_training or self.state["stopped"] or self.state["epoch"] == self.parameters["epochs"]:
+            self.capture(self.state["epoch"], 0, finished=True)  # by now early stopping has put the best weights back
+
+
+def _write(folder, state):
+    """Write a checkpoint under a temporary name and rename it. A full disk costs the checkpoint, not the training."""
+    path = folder / "{epoch:05d}-{step:07d}.npz".format(**state)
+    partial = path.with_suffix(".partial")
+    arrays = {f"{group}/{i}": value for group, values in state["arrays"].items() for i, value in enumerate(values)}
+    rest = json.dumps({key: value for key, value in state.items() if key != "arrays"})
+    try:
+        with partial.open("wb") as file:
+            np.savez(file, state=np.frombuffer(rest.encode(), np.uint8), **arrays)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+        _remove(folder, KEPT)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        warnings.warn(f"no checkpoint written to {path}: {error}. Training goes on.", stacklevel=2)
+
+
+def _read(path):
+    """Return the state in a checkpoint. Any damage raises: each array in the file has its own checksum."""
+    with np.load(path, allow_pickle=False) as file:
+        state = json.loads(file["state"].tobytes()) | {
+            "arrays": {group: [] for group in ("model", "optimizer", "metrics", "best")}
+        }
+        for key in file.files:
+            if key != "state":
+                state["arrays"][key.split("/")[0]].append(file[key])
+    return state
+
+
+def _newest(folder, parameters):
+    """Return the newest whole checkpoint's state, or None. Raises `CheckpointError` if its parameters are others."""
+    for path in sorted(folder.glob("*.npz"), reverse=True):
+        try:
+            state = _read(path)
+        except Exception as error:  # a damaged archive can raise anything
+            warnings.warn(f"{path} is damaged ({type(error).__name__}: {error}); the one before is used", stacklevel=3)
+            continue
+        differ = [key for key in parameters | state["parameters"] if parameters.get(key) != state["parameters"].get(key)]
+        if differ and not state["finished"]:
+            pairs = "; ".join(f"{key} is {parameters.get(key)!r}, was {state['parameters'].get(key)!r}" for key in differ)
+            raise CheckpointError(
+                f"an unfinished training in {folder} has other parameters: {pairs}. Set RESUME = False to start anew."
+            )
+        if differ:
+            print(f"the finished training in {folder.name} had other parameters ({', '.join(differ)}): starting anew")
+        return None if differ else state
+    return None
+
+
+def _remove(folder, keep):
+    for path in sorted(folder.glob("*.npz"), reverse=True)[keep:] + list(folder.glob("*.partial")):
+        path.unlink(missing_ok=True)

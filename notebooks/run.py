@@ -1,0 +1,121 @@
+"""Run the three notebooks top to bottom, headless: `make run`, `make publish`. Executed copies go to results/."""
+
+import argparse
+import ast
+import logging
+import os
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import papermill
+from nbconvert.preprocessors import TagRemovePreprocessor
+
+import cifar100
+
+HERE = Path(__file__).resolve().parent
+NOTEBOOKS = ("gan_synthetic_images", "vgg16_with_gan", "resnet_baseline")
+EXPECTED = {  # minutes on 2 CPU cores, by dataset
+    "cifar100": "65 to 75 minutes on 2 CPU cores (20 + 37 + 13)",
+    "shapes100": "6 to 9 minutes on 2 CPU cores",
+}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--dataset", choices=cifar100.DATASETS, help="cifar100 where it can be had, else shapes100")
+    parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="override a parameter")
+    parser.add_argument("--publish", action="store_true", help="copy the executed notebooks back, without real images")
+    arguments = parser.parse_args()
+    if arguments.publish:
+        return publish(arguments.dataset or "cifar100")
+    overrides = {name: literal(value) for name, value in arguments.p}
+    parameters = parameters_of_each(overrides)
+    dataset = arguments.dataset or overrides.get("DATASET") or choose_dataset()
+    print(f"{cifar100.TITLES.get(dataset, dataset)}: expect {EXPECTED.get(dataset)}", flush=True)
+    for name in NOTEBOOKS:
+        extra = {} if dataset == "cifar100" else {"DATASET": dataset}  # no override leaves the notebook as it is
+        if not execute(name, dataset, parameters[name] | extra):
+            return 1
+    print(f"Done: records, figures and executed notebooks are in results/{dataset}")
+    return 0
+
+
+def literal(value):
+    """Return a command line's text as the Python value it spells, or else as text."""
+    try:
+        return ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return value
+
+
+def parameters_of_each(overrides):
+    """Share out the overrides among the notebooks that have them; one that none has ends the program."""
+    known = {name: set(papermill.inspect_notebook(str(HERE / f"{name}.ipynb"))) for name in NOTEBOOKS}
+    unknown = sorted(set(overrides) - set.union(*known.values()))
+    if unknown:
+        sys.exit(f"unknown parameter {', '.join(unknown)}; known are {', '.join(sorted(set.union(*known.values())))}")
+    return {name: {key: value for key, value in overrides.items() if key in known[name]} for name in NOTEBOOKS}
+
+
+def choose_dataset():
+    """Return cifar100 if it is on disk or can be downloaded, else the stand-in, loudly. An altered copy is an error."""
+    try:
+        if not cifar100.find_cifar100():
+            cifar100.download_cifar100()
+    except cifar100.DownloadError as error:
+        rule = "!" * 100
+        print(error, rule, "No CIFAR-100: this run uses the stand-in shapes100.", rule, sep="\n")
+        print("Its figures say NOTHING about CIFAR-100.")
+        return "shapes100"
+    except cifar100.DataError as error:
+        sys.exit(str(error))
+    return "cifar100"
+
+
+def execute(name, dataset, parameters):
+    """Execute one notebook into results/<dataset>/notebooks. Returns whether all cells passed."""
+    output = HERE.parent / "results" / dataset / "notebooks" / f"{name}.ipynb"
+    output.parent.mkdir(parents=True, exist_ok=True)
+    print(f"\n== {name} ==", flush=True)
+    start = time.perf_counter()
+    try:
+        papermill.execute_notebook(
+            str(HERE / f"{name}.ipynb"), str(output), parameters, cwd=str(HERE), log_output=True, progress_bar=sys.stderr.isatty()
+        )
+    except papermill.PapermillExecutionError as error:
+        print(f"\nFAILED {name}, {heading(output, error.cell_index)}\n{error.ename}: {error.evalue}\nExecuted so far: {output}")
+        return False
+    print(f"== {name}: {(time.perf_counter() - start) / 60:.1f} minutes ==", flush=True)
+    return True
+
+
+def heading(notebook, index):
+    """Return the words a reader knows a cell by: its number and the last heading above it."""
+    cells = nbformat.read(notebook, 4).cells[: index + 1]
+    headings = [
+        line for cell in cells if cell.cell_type == "markdown" for line in cell.source.splitlines() if line.startswith("#")
+    ]
+    return f"cell {index + 1}, under {headings[-1].lstrip('# ') if headings else 'no heading'!r}"
+
+
+def publish(dataset):
+    """Copy the executed notebooks back to notebooks/: outputs kept but for real images, volatile metadata removed."""
+    remove = TagRemovePreprocessor(remove_all_outputs_tags={"real-images"})
+    for name in NOTEBOOKS:
+        notebook = nbformat.read(HERE.parent / "results" / dataset / "notebooks" / f"{name}.ipynb", 4)
+        notebook, _ = remove.preprocess(notebook, {})
+        notebook.metadata.pop("papermill", None)
+        for cell in notebook.cells:
+            tags = cell.metadata.get("tags")
+            cell.metadata = {"tags": tags} if tags else {}
+        nbformat.write(notebook, HERE / f"{name}.ipynb")
+    return 0
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    logging.getLogger("papermill").setLevel(logging.INFO)
+    os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
+    sys.exit(main())

@@ -1,0 +1,472 @@
+"""What the three notebooks share: load, split, merge, batch, measure, record, plot. No model lives here."""
+
+import hashlib
+import json
+import logging
+import os
+import platform
+import resource
+import shutil
+import subprocess
+import time
+from importlib import metadata
+from pathlib import Path
+
+# Read when TensorFlow is loaded, so set before Keras is imported. oneDNN's convolutions make a training step on a
+# CPU without AVX-512 1.9 times faster; TensorFlow switches them on by itself only where AVX-512 is found.
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import matplotlib.pyplot as plt
+import numpy as np
+import seaborn
+from PIL import Image
+
+from cifar100 import DATASETS, ROOT, TITLES, DataError, load  # noqa: F401
+
+logging.getLogger("tensorflow").setLevel("ERROR")  # it takes each model a notebook builds for a mistake
+
+PRECISIONS = ("auto", "float32", "mixed_bfloat16", "mixed_float16")
+SYNTHETIC = ROOT / "synthetic_images"
+
+# ---------------------------------------------------------------------------------------------------- split
+
+
+def split(labels, validation=0.1, real_fraction=1.0, seed=0):
+    """Return disjoint, sorted train and validation indices, stratified by class; they depend on `seed` alone.
+
+    `real_fraction` keeps that part of the training split; the validation split stays as it is.
+    """
+    rng = np.random.default_rng(seed)
+    train, held_out = [], []
+    for label in np.unique(labels):
+        indices = rng.permutation(np.flatnonzero(labels == label))
+        n = round(len(indices) * validation)
+        held_out.append(indices[:n])
+        train.append(indices[n:][: max(1, round((len(indices) - n) * real_fraction))])
+    return np.sort(np.concatenate(train)), np.sort(np.concatenate(held_out))
+
+
+def digest(*arrays):
+    """Return one sha256 over the arrays' shapes and bytes: equal digests mean equal content and order."""
+    sha = hashlib.sha256()
+    for array in arrays:
+        sha.update(repr((array.shape, array.dtype.str)).encode() + np.ascontiguousarray(array).tobytes())
+    return sha.hexdigest()
+
+
+# ---------------------------------------------------------------------------------------------------- normalise
+
+
+def to_unit(images):
+    """`uint8` 0..255 to `float32` -1..1, the range of the generator's tanh."""
+    return images.astype("float32") / 127.5 - 1.0
+
+
+def to_bytes(images):
+    """`float` -1..1 to `uint8` 0..255: the inverse of `to_unit`."""
+    return np.clip(np.round((np.asarray(images, "float32") + 1.0) * 127.5), 0, 255).astype("uint8")
+
+
+def channel_statistics(images):
+    """Return mean and variance (3,) of each channel, on the 0..255 scale, without a float copy of the images."""
+    counts = [np.bincount(images[..., channel].ravel(), minlength=256) for channel in range(3)]
+    levels = np.arange(256)
+    mean = np.array([np.average(levels, weights=count) for count in counts])
+    return mean, np.array([np.average((levels - m) ** 2, weights=c) for m, c in zip(mean, counts, strict=True)])
+
+
+# ---------------------------------------------------------------------------------------------------- merge
+
+
+def save_synthetic(folder, images, labels, class_names, manifest):
+    """Write `folder`/<class name>/<0000>.png and manifest.json, in place of what an earlier run left there."""
+    folder = Path(folder)
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    for label in np.unique(labels):
+        (partial / class_names[label]).mkdir(parents=True)
+        for i, image in enumerate(images[labels == label]):
+            Image.fromarray(image).save(partial / class_names[label] / f"{i:04d}.png", optimize=True)
+    manifest = manifest | {"images": len(images), "images_sha256": digest(*_by_class(images, labels))}
+    (partial / "manifest.json").write_text(json.dumps(manifest, indent=1, allow_nan=False) + "\n")
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+
+
+def file_sha256(path):
+    """Return the sha256 of a file."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def _by_class(images, labels):
+    order = np.argsort(labels, kind="stable")
+    return images[order], np.asarray(labels, int)[order]
+
+
+def load_synthetic(folder, class_names):
+    """Return the images `uint8` (n, 32, 32, 3), labels (n,) and manifest in `folder`, class by class.
+
+    Any image Pillow reads will do: other sizes are resized with Lanczos, other modes made RGB, of an animation the
+    first frame is taken. Raises `DataError` with all unreadable files and unknown class folders at once.
+    """
+    folder, images, labels, wrong, resized = Path(folder), [], [], [], 0
+    if not folder.is_dir():
+        raise DataError(f"{folder}: expected a folder of synthetic images, found none. Run gan_synthetic_images.ipynb first.")
+    entries = sorted(path for path in folder.iterdir() if path.name != "manifest.json" and not path.name.startswith("."))
+    wrong += [f"{path}: not a class folder" for path in entries if path.name not in class_names or not path.is_dir()]
+    for label, name in enumerate(class_names):
+        for path in sorted((folder / name).glob("[!.]*")):
+            try:
+                image, size = read_image(path, folder)
+            except DataError as error:
+                wrong.append(str(error))
+                continue
+            resized += size != (32, 32)
+            images.append(image)
+            labels.append(label)
+    if wrong or not images:
+        raise DataError(f"{folder}: {len(wrong)} unusable entries, {len(images)} images\n  " + "\n  ".join(wrong[:50]))
+    print(f"{folder.name}: {len(images):,} synthetic images read, {resized} of them resized to 32x32")
+    return np.stack(images), np.array(labels), read_manifest(folder)
+
+
+def read_image(path, folder):
+    """Return one image as `uint8` (32, 32, 3) and the size it had. Raises `DataError`, also for links out of `folder`."""
+    try:
+        if not path.resolve().is_relative_to(folder.resolve()):
+            raise ValueError("a link out of the folder")
+        with Image.open(path) as image:
+            size = image.size
+            if size[0] * size[1] > 2**24:
+                raise ValueError(f"{size[0]}x{size[1]} pixels, at most 16 million are read")
+            if image.mode[0] in "IF":  # 16 bits and more a pixel: Pillow would clip them to 8
+                levels = np.nan_to_num(np.asarray(image, float))
+                image = Image.fromarray((levels / max(levels.max(), 255, 65535 * (levels.max() > 255)) * 255).astype("uint8"))
+            image = image.convert("RGB")
+        image = image if size == (32, 32) else image.resize((32, 32), Image.Resampling.LANCZOS)
+        return np.asarray(image, "uint8"), size
+    except Exception as error:  # a broken image can raise anything
+        raise DataError(f"{path}: expected an image, found {type(error).__name__}: {error}") from error
+
+
+def read_manifest(folder):
+    """Return manifest.json as a dictionary, empty where there is none. Raises `DataError`."""
+    path = Path(folder) / "manifest.json"
+    try:
+        manifest = json.loads(path.read_text()) if path.exists() else {}
+    except (ValueError, OSError) as error:
+        raise DataError(f"{path}: expected JSON, found {error}") from error
+    if not isinstance(manifest, dict):
+        raise DataError(f"{path}: expected a JSON object, found {type(manifest).__name__}")
+    return manifest
+
+
+def check_manifest(manifest, **expected):
+    """Refuse synthetic images that were made for another dataset, seed or training split than `expected`."""
+    differ = [
+        f"{key}: {manifest[key]!r}, expected {value!r}" for key, value in expected.items() if manifest.get(key, value) != value
+    ]
+    if differ:
+        raise DataError("the synthetic images belong to another run; draw them again. " + "; ".join(differ))
+
+
+def merge(images, labels, synthetic_images, synthetic_labels, per_class, seed=0):
+    """Add the first `per_class` synthetic images of each class to a training split and shuffle by `seed`.
+
+    Raises `DataError` where a class of the training split has fewer.
+    """
+    chosen = [np.flatnonzero(synthetic_labels == label)[:per_class] for label in np.unique(labels)]
+    short = min(len(indices) for indices in chosen)
+    if short < per_class:
+        raise DataError(f"synthetic_per_class = {per_class}: a class has only {short} synthetic images")
+    chosen = np.concatenate(chosen).astype(int)
+    order = np.random.default_rng(seed).permutation(len(images) + len(chosen))
+    merged = np.concatenate([images, synthetic_images[chosen]])
+    return merged[order], np.concatenate([labels, synthetic_labels[chosen]])[order]
+
+
+# ---------------------------------------------------------------------------------------------------- train
+
+
+@keras.saving.register_keras_serializable("cifar100-gan")
+class BatchNormalization(keras.layers.BatchNormalization):
+    """Keras's layer on TensorFlow's fused kernel, which Keras 3 does not use: whole steps are 1.2 times faster."""
+
+    def call(self, inputs, training=None, mask=None):
+        if keras.backend.backend() != "tensorflow" or self.synchronized or len(inputs.shape) != 4:
+            return super().call(inputs, training=training, mask=mask)
+        import tensorflow as tf
+
+        training = bool(training and self.trainable)
+        statistics = (tf.zeros([0]), tf.zeros([0])) if training else (self.moving_mean, self.moving_variance)
+        gamma = self.gamma if self.scale else tf.ones(inputs.shape[-1])
+        beta = self.beta if self.center else tf.zeros(inputs.shape[-1])
+        outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
+            x=inputs, scale=gamma, offset=beta, mean=statistics[0], variance=statistics[1],
+            epsilon=self.epsilon, is_training=training,
+        )  # fmt: skip
+        if training:
+            for moving, batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
+                moving.assign(moving * self.momentum + batch * (1.0 - self.momentum))
+        return outputs
+
+
+def warmup_cosine(peak, steps, warmup):
+    """Return a learning rate that rises linearly to `peak` in `warmup` steps and falls to zero at step `steps`."""
+    warmup = min(warmup, steps - 1)
+    if not warmup:
+        return keras.optimizers.schedules.CosineDecay(peak, steps)
+    return keras.optimizers.schedules.CosineDecay(peak / 10, steps - warmup, warmup_target=peak, warmup_steps=warmup)
+
+
+def has_gpu():
+    """Whether the backend sees a GPU."""
+    if keras.backend.backend() == "torch":
+        import torch
+
+        return torch.cuda.is_available()
+    import tensorflow as tf
+
+    return bool(tf.config.list_physical_devices("GPU"))
+
+
+def set_precision(precision="auto"):
+    """Set Keras's dtype policy and return its name. "auto" times a convolution: bfloat16 if 1.3 times faster.
+
+    On Xeons with AMX and on current GPUs it is; on a CPU without it, it is many times slower.
+    """
+    if precision == "auto":
+        seconds = {dtype: _convolution_seconds(dtype) for dtype in ("float32", "bfloat16")}
+        precision = "mixed_bfloat16" if seconds["bfloat16"] * 1.3 < seconds["float32"] else "float32"
+    keras.config.set_dtype_policy(precision)
+    return precision
+
+
+def _convolution_seconds(dtype, repeats=5):
+    images, kernel = keras.ops.ones((64, 16, 16, 64), dtype), keras.ops.ones((3, 3, 64, 64), dtype)
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        for _ in range(5):
+            result = keras.ops.conv(images, kernel, padding="same")
+        keras.ops.convert_to_numpy(keras.ops.cast(result[0, 0, 0, 0], "float32"))  # waits for a GPU
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
+
+
+def check_parameters(values, **limits):
+    """Return the parameters named in `limits` as a dictionary, or raise `ValueError` naming all that are wrong.
+
+    A limit is a pair of ints, a pair of floats (an int is welcome too), a tuple of choices, or the type `str`.
+    """
+    wrong = []
+    for name, limit in limits.items():
+        value = values[name]
+        if limit is str:
+            right = isinstance(value, str)
+        elif _is_choice(limit):
+            right = any(type(value) is type(choice) and value == choice for choice in limit)
+        else:
+            kinds = int if isinstance(limit[0], int) else (int, float)
+            right = isinstance(value, kinds) and not isinstance(value, bool) and limit[0] <= value <= limit[1]
+        if not right:
+            wrong.append(f"{name} = {value!r}: expected {_in_words(limit)}")
+    if wrong:
+        raise ValueError("wrong parameters:\n  " + "\n  ".join(wrong))
+    return {name: values[name] for name in limits}
+
+
+def _is_choice(limit):
+    return len(limit) != 2 or isinstance(limit[0], (bool, str))
+
+
+def _in_words(limit):
+    if limit is str:
+        return "text"
+    return f"one of {limit[:10]}" if _is_choice(limit) else f"{type(limit[0]).__name__} {limit[0]} to {limit[1]}"
+
+
+# ---------------------------------------------------------------------------------------------------- measure
+
+
+def scores(probabilities, labels):
+    """Return test_accuracy, test_top5 (fractions of 1) and test_loss (nats) of probabilities (n, classes)."""
+    own = probabilities[np.arange(len(labels)), labels]
+    rank = (probabilities > own[:, None]).sum(1)
+    accuracy, top5 = float((probabilities.argmax(1) == labels).mean()), float((rank < 5).mean())
+    return {"test_accuracy": accuracy, "test_top5": top5, "test_loss": float(-np.log(np.maximum(own, 1e-7)).mean())}
+
+
+def evaluate(model, data, train, validation):
+    """Return the accuracies of a finished model on real images, without augmentation, and its test probabilities.
+
+    The training accuracy is that of the first 10,000 training images; the test split is read here and nowhere else.
+    """
+    measures = {}
+    for name, indices in (("train_accuracy", train[:10_000]), ("val_accuracy", validation)):
+        predicted = model.predict(data.x_train[indices], batch_size=500, verbose=0).argmax(1)
+        measures[name] = float((predicted == data.y_train[indices]).mean())
+    probabilities = model.predict(data.x_test, batch_size=500, verbose=0)
+    return measures | scores(probabilities, data.y_test), probabilities
+
+
+def frechet_distance(a, b):
+    """Fréchet distance of two sets of features (n, d) taken as Gaussians (Heusel et al., 2017, section 3)."""
+    covariances = [np.cov(features, rowvar=False) for features in (a, b)]
+    values, vectors = np.linalg.eigh(covariances[0])
+    root = vectors * np.sqrt(np.clip(values, 0, None)) @ vectors.T
+    trace = np.sqrt(np.clip(np.linalg.eigvalsh(root @ covariances[1] @ root), 0, None)).sum()
+    return float(((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(covariances[0] + covariances[1]) - 2 * trace)
+
+
+# ---------------------------------------------------------------------------------------------------- record
+
+RECORD_KEYS = {
+    "name", "notebook", "dataset", "dataset_md5", "model", "seed", "real_fraction", "synthetic_per_class", "parameters",
+    "parameter_count", "epochs_run", "steps", "seconds", "history",
+}  # fmt: skip
+
+
+def environment():
+    """Return device, versions, commit and peak resident memory (MB), as they stand in every record."""
+    packages = ("tensorflow", "torch", "keras", "numpy")
+    installed = {package: metadata.version(package) for package in packages if _installed(package)}
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
+    commit = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or None
+    return {
+        "device": device(),
+        "versions": {"python": platform.python_version(), **installed, "backend": keras.backend.backend()},
+        "commit": commit,
+        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        "date": time.strftime("%Y-%m-%d"),
+    }
+
+
+def _installed(package):
+    try:
+        return bool(metadata.version(package))
+    except metadata.PackageNotFoundError:
+        return False
+
+
+def device():
+    """Return the device in words: the GPU's name, or the processor's with the number of cores."""
+    if has_gpu() and keras.backend.backend() == "torch":
+        import torch
+
+        return torch.cuda.get_device_name()
+    if has_gpu():
+        import tensorflow as tf
+
+        return tf.config.experimental.get_device_details(tf.config.list_physical_devices("GPU")[0])["device_name"]
+    info = Path("/proc/cpuinfo")
+    names = (
+        [line.split(":")[1].strip() for line in info.read_text().splitlines() if "model name" in line] if info.exists() else []
+    )
+    features = [word for word in ("avx2", "avx512f", "amx_bf16") if info.exists() and word in info.read_text()]
+    return f"{os.cpu_count()} cores, {names[0] if names else platform.processor()} ({', '.join(features)})"
+
+
+def write_record(name, **record):
+    """Write results/<dataset>/<name>.json, whole or not at all, and return its path."""
+    record = {"name": name, **record, **environment()}
+    if RECORD_KEYS - record.keys():
+        raise ValueError(f"record {name}: missing {sorted(RECORD_KEYS - record.keys())}")
+    path = results_folder(record["dataset"]) / f"{name}.json"
+    partial = path.with_suffix(f".{os.getpid()}.partial")
+    try:
+        with partial.open("w") as file:
+            json.dump(record, file, indent=1, allow_nan=False)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return path
+
+
+def results_folder(dataset):
+    """Return results/<dataset>, made if need be."""
+    folder = ROOT / "results" / dataset
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def read_records(dataset):
+    """Return all records of a dataset, by name. Raises `DataError` for one that is not whole."""
+    records = {}
+    for path in sorted((ROOT / "results" / dataset).glob("*.json")):
+        try:
+            records[path.stem] = json.loads(path.read_text())
+        except ValueError as error:
+            raise DataError(f"{path}: expected a record in JSON, found {error}") from error
+    return records
+
+
+def comparison_table(records):
+    """Return a Markdown table of classifiers' records, best test accuracy first."""
+    columns = ("GAN images a class", "parameters", "epochs", "minutes", "train", "validation", "test", "test top-5")
+    rows = [f"| model | {' | '.join(columns)} |", "|---|" + "---:|" * 8]
+    for record in sorted(records, key=lambda record: -record["test_accuracy"]):
+        shares = " | ".join(
+            f"{100 * record[key]:.2f} %" for key in ("train_accuracy", "val_accuracy", "test_accuracy", "test_top5")
+        )
+        counts = " | ".join(f"{record[key]:,}" for key in ("synthetic_per_class", "parameter_count", "epochs_run"))
+        counts += f" | {record['seconds'] / 60:.1f}"
+        rows.append(f"| {record['model']} | {counts} | {shares} |")
+    return "\n".join(rows) + "\n"
+
+
+# ---------------------------------------------------------------------------------------------------- plot
+
+
+def plot_curves(histories, title, path):
+    """Plot loss and accuracy by epoch, training dashed and validation solid, a colour a run; save to `path`."""
+    figure, axes = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
+    for colour, (name, history) in zip(seaborn.color_palette("colorblind"), histories.items(), strict=False):
+        for axis, metric in zip(axes, ("loss", "accuracy"), strict=True):
+            epochs = range(1, len(history[metric]) + 1)
+            axis.plot(epochs, history[metric], "--", color=colour, label=f"{name}, training")
+            axis.plot(epochs, history[f"val_{metric}"], "o-", ms=3, color=colour, label=f"{name}, validation")
+    axes[0].set(title="Loss", xlabel="epoch", ylabel="cross-entropy (nats)")
+    axes[1].set(title="Accuracy", xlabel="epoch", ylabel="accuracy (fraction of 1)")
+    axes[1].legend(fontsize=9)
+    save_figure(figure, title, path)
+
+
+def plot_images(images, titles, title, path=None, columns=10):
+    """Draw images `uint8` (n, 32, 32, 3) in rows of `columns`, each under its title if `titles`; save to `path`."""
+    rows = -(-len(images) // columns)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(columns, rows * (1.25 if titles else 1)), squeeze=False, layout="constrained"
+    )
+    for axis in axes.flat:
+        axis.axis("off")
+    for i, (axis, image) in enumerate(zip(axes.flat, images, strict=False)):
+        axis.imshow(image)
+        if titles:
+            axis.set_title(titles[i], fontsize=7)
+    save_figure(figure, title, path)
+
+
+def show_classes(images, class_names, title, path):
+    """Draw ten images of each of 100 classes, `uint8` (1000, 32, 32, 3) in class order, ten classes a column block."""
+    mosaic = images.reshape(5, 20, 10, 32, 32, 3).transpose(1, 3, 0, 2, 4, 5).reshape(20 * 32, 5 * 320, 3)
+    figure, axis = plt.subplots(figsize=(15, 7.2), layout="constrained")
+    blank = np.full((20 * 32, 5, 140, 3), 255, np.uint8)
+    mosaic = np.concatenate([blank, mosaic.reshape(20 * 32, 5, 320, 3)], axis=2).reshape(20 * 32, 5 * 460, 3)
+    axis.imshow(mosaic)
+    axis.axis("off")
+    for i, name in enumerate(class_names):
+        axis.text(i // 20 * 460 + 132, i % 20 * 32 + 16, name.replace("_", " "), ha="right", va="center", fontsize=8)
+    save_figure(figure, title, path)
+
+
+def save_figure(figure, title, path=None):
+    """Give a figure its title, save it where `path` is given, and show it."""
+    figure.suptitle(title)
+    if path:
+        figure.savefig(path, dpi=110, metadata={"Software": None})
+    plt.show()
