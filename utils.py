@@ -454,7 +454,7 @@ def plot_images(images, titles, title, path=None, columns=10):
 def show_classes(images, class_names, title, path):
     """Draw ten images of each of 100 classes, `uint8` (1000, 32, 32, 3) in class order, ten classes a column block."""
     mosaic = images.reshape(5, 20, 10, 32, 32, 3).transpose(1, 3, 0, 2, 4, 5).reshape(20 * 32, 5 * 320, 3)
-    figure, axis = plt.subplots(figsize=(15, 7.2), layout="constrained")
+    figure, axis = plt.subplots(figsize=(15, 4.8), layout="constrained")
     blank = np.full((20 * 32, 5, 140, 3), 255, np.uint8)
     mosaic = np.concatenate([blank, mosaic.reshape(20 * 32, 5, 320, 3)], axis=2).reshape(20 * 32, 5 * 460, 3)
     axis.imshow(mosaic)

@@ -101,7 +101,10 @@ def heading(notebook, index):
 
 
 def publish(dataset):
-    """Copy the executed notebooks back to notebooks/: outputs kept but for real images, volatile metadata removed."""
+    """Copy the executed notebooks back to notebooks/: outputs kept but for real images, volatile metadata removed.
+
+    The README receives the table of records.
+    """
     remove = TagRemovePreprocessor(remove_all_outputs_tags={"real-images"})
     for name in NOTEBOOKS:
         notebook = nbformat.read(HERE.parent / "results" / dataset / "notebooks" / f"{name}.ipynb", 4)
@@ -111,6 +114,10 @@ def publish(dataset):
             tags = cell.metadata.get("tags")
             cell.metadata = {"tags": tags} if tags else {}
         nbformat.write(notebook, HERE / f"{name}.ipynb")
+    readme = HERE.parent / "README.md"
+    before, _, rest = readme.read_text().partition("<!-- results -->\n")
+    table = (HERE.parent / "results" / dataset / "comparison.md").read_text()
+    readme.write_text(f"{before}<!-- results -->\n{table}<!-- /results -->{rest.partition('<!-- /results -->')[2]}")
     return 0
 
 

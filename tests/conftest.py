@@ -1,0 +1,52 @@
+"""Tiny data and a scratch copy of the project, so that no test reads or writes the real one."""
+
+import os
+import pickle
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ.pop("CIFAR100_DIR", None)
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A project root of its own, with an empty home: nothing is found there and nothing leaves it."""
+    import cifar100
+    import utils
+
+    for module in (cifar100, utils):
+        monkeypatch.setattr(module, "ROOT", tmp_path)
+    monkeypatch.setattr(utils, "SYNTHETIC", tmp_path / "synthetic_images")
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def copy(tmp_path_factory):
+    """A copy of the modules and notebooks, where notebooks can be run for real."""
+    folder = tmp_path_factory.mktemp("project")
+    for path in ROOT.glob("*.py"):
+        shutil.copy(path, folder)
+    shutil.copytree(ROOT / "notebooks", folder / "notebooks", ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
+    return folder
+
+
+def split_content(n=200, seed=0):
+    """The dictionary of a CIFAR-100 split with `n` images."""
+    rng = np.random.default_rng(seed)
+    return {
+        b"data": rng.integers(0, 256, (n, 3072), np.uint8),
+        b"fine_labels": [i % 100 for i in range(n)],
+        b"coarse_labels": [i % 100 // 5 for i in range(n)],
+    }
+
+
+def pickled(content):
+    return pickle.dumps(content, protocol=2)

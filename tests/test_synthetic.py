@@ -1,0 +1,138 @@
+"""Synthetic images: saved, loaded, refused and merged."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import utils
+
+NAMES = [f"class {i}" for i in range(100)]
+
+
+@pytest.fixture
+def drawn():
+    rng = np.random.default_rng(0)
+    return rng.integers(0, 256, (300, 32, 32, 3), np.uint8), np.repeat(np.arange(100), 3)
+
+
+def test_save_then_load_is_the_identity(tmp_path, drawn):
+    images, labels = drawn
+    utils.save_synthetic(tmp_path / "set", images, labels, NAMES, {"seed": 7})
+    loaded, loaded_labels, manifest = utils.load_synthetic(tmp_path / "set", NAMES)
+    np.testing.assert_array_equal(loaded, images)
+    np.testing.assert_array_equal(loaded_labels, labels)
+    assert manifest == {"seed": 7, "images": 300, "images_sha256": utils.digest(loaded, loaded_labels)}
+
+
+def test_saving_replaces_an_earlier_set(tmp_path, drawn):
+    images, labels = drawn
+    utils.save_synthetic(tmp_path / "set", images, labels, NAMES, {})
+    utils.save_synthetic(tmp_path / "set", images[:1], labels[:1], NAMES, {})
+    assert len(utils.load_synthetic(tmp_path / "set", NAMES)[0]) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]
+
+
+def test_other_sizes_and_modes_are_made_right(tmp_path, capsys):
+    folder = tmp_path / "set" / NAMES[3]
+    folder.mkdir(parents=True)
+    red = Image.new("RGB", (64, 48), (200, 30, 40))
+    red.save(folder / "a.png")
+    red.resize((32, 32)).convert("L").save(folder / "b.png")
+    red.resize((32, 32)).convert("RGBA").save(folder / "c.webp", lossless=True)
+    red.resize((32, 32)).quantize(4).save(folder / "d.gif", save_all=True, append_images=[red.resize((32, 32))])
+    red.resize((32, 32)).convert("CMYK").save(folder / "e.tiff")
+    Image.fromarray(np.full((32, 32), 128 * 257, np.uint16)).save(folder / "f.png")
+    images, labels, manifest = utils.load_synthetic(tmp_path / "set", NAMES)
+    assert images.shape == (6, 32, 32, 3)
+    assert labels.tolist() == [3] * 6
+    assert manifest == {}
+    for i, colour in (
+        (0, (200, 30, 40)),
+        (1, (82, 82, 82)),
+        (2, (200, 30, 40)),
+        (3, (200, 30, 40)),
+        (4, (200, 30, 40)),
+        (5, (128,) * 3),
+    ):
+        np.testing.assert_allclose(images[i].mean((0, 1)), colour, atol=3)
+    assert "6 synthetic images read, 1 of them resized" in capsys.readouterr().out
+
+
+def test_everything_wrong_is_named_at_once(tmp_path, drawn):
+    images, labels = drawn
+    folder = tmp_path / "set"
+    utils.save_synthetic(folder, images, labels, NAMES, {})
+    (folder / "no such class").mkdir()
+    (folder / NAMES[0] / "empty.png").write_bytes(b"")
+    (folder / NAMES[1] / "text.png").write_text("not an image")
+    (folder / NAMES[2] / "cut.png").write_bytes((folder / NAMES[2] / "0000.png").read_bytes()[:200])
+    (tmp_path / "outside.png").write_bytes((folder / NAMES[2] / "0000.png").read_bytes())
+    (folder / NAMES[3] / "link.png").symlink_to(tmp_path / "outside.png")
+    Image.new("1", (5000, 5000)).save(folder / NAMES[4] / "bomb.png")
+    with pytest.raises(utils.DataError) as error:
+        utils.load_synthetic(folder, NAMES)
+    for part in (
+        "6 unusable",
+        "no such class",
+        "empty.png",
+        "text.png",
+        "cut.png",
+        "link.png",
+        "a link out of",
+        "bomb.png",
+        "5000x5000",
+    ):
+        assert part in str(error.value)
+
+
+def test_no_folder_and_a_broken_manifest(tmp_path, drawn):
+    with pytest.raises(utils.DataError, match="Run gan_synthetic_images"):
+        utils.load_synthetic(tmp_path / "none", NAMES)
+    images, labels = drawn
+    utils.save_synthetic(tmp_path / "set", images, labels, NAMES, {})
+    for text in ('{"seed": 1', "[1]"):
+        (tmp_path / "set" / "manifest.json").write_text(text)
+        with pytest.raises(utils.DataError, match=r"manifest\.json: expected"):
+            utils.load_synthetic(tmp_path / "set", NAMES)
+
+
+def test_a_manifest_of_another_run_is_refused():
+    manifest = {"dataset": "cifar100", "seed": 0, "train_digest": "abc"}
+    utils.check_manifest(manifest, dataset="cifar100", train_digest="abc")
+    utils.check_manifest({}, dataset="cifar100")  # images of your own need no manifest
+    with pytest.raises(utils.DataError, match="dataset: 'cifar100', expected 'shapes100'; train_digest: 'abc', expected 'x'"):
+        utils.check_manifest(manifest, dataset="shapes100", seed=0, train_digest="x")
+
+
+def test_planted_labels_survive_save_load_and_merge(tmp_path):
+    """Each image carries its label in its pixels: real ones 0 in the blue channel, synthetic ones 255."""
+    labels = np.random.default_rng(0).permutation(np.repeat(np.arange(100), 4))
+    real, synthetic = np.zeros((2, 400, 32, 32, 3), np.uint8)
+    real[..., 0] = synthetic[..., 0] = labels[:, None, None]
+    synthetic[..., 2] = 255
+    utils.save_synthetic(tmp_path / "set", synthetic, labels, NAMES, {})
+    images, own_labels, _ = utils.load_synthetic(tmp_path / "set", NAMES)
+    merged, merged_labels = utils.merge(real, labels, images, own_labels, per_class=3, seed=5)
+    np.testing.assert_array_equal(merged[:, 0, 0, 0], merged_labels)
+    is_synthetic = merged[:, 0, 0, 2] == 255
+    assert np.bincount(merged_labels[is_synthetic]).tolist() == [3] * 100
+    assert np.bincount(merged_labels[~is_synthetic]).tolist() == [4] * 100
+    assert 0.2 < is_synthetic[:350].mean() / is_synthetic.mean() < 1.8  # shuffled, not appended
+    again, _ = utils.merge(real, labels, images, own_labels, per_class=3, seed=5)
+    np.testing.assert_array_equal(merged, again)
+
+
+def test_more_images_than_there_are_is_refused(drawn):
+    images, labels = drawn
+    with pytest.raises(utils.DataError, match="synthetic_per_class = 4: a class has only 3"):
+        utils.merge(images, labels, images, labels, per_class=4)
+
+
+def test_manifest_is_json_without_nan(tmp_path, drawn):
+    images, labels = drawn
+    with pytest.raises(ValueError, match="JSON"):
+        utils.save_synthetic(tmp_path / "set", images, labels, NAMES, {"score": float("nan")})
+    utils.save_synthetic(tmp_path / "set", images, labels, NAMES, {"score": 0.5})
+    assert json.loads((tmp_path / "set" / "manifest.json").read_text())["score"] == 0.5

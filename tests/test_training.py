@@ -1,0 +1,278 @@
+"""Batches by (seed, epoch, step), and training that is interrupted in every way."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import filelock
+import keras
+import numpy as np
+import pytest
+
+import checkpoints
+import utils
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def tiny_data(n=320):
+    rng = np.random.default_rng(0)
+    labels = np.arange(n) % 4
+    images = rng.integers(0, 80, (n, 32, 32, 3), np.uint8) + (40 * labels[:, None, None, None]).astype(np.uint8)
+    return images, labels
+
+
+def tiny_batches(**changes):
+    return checkpoints.Batches(*tiny_data(), **{"batch_size": 32, "seed": 1, "classes": 4} | changes)
+
+
+def tiny_model(rate=1e-2):
+    """Everything that has a state: batch norm, dropout's seed, an optimiser with moments, a schedule."""
+    keras.utils.set_random_seed(0)
+    image = keras.Input((32, 32, 3), dtype="uint8")
+    x = keras.layers.Rescaling(1 / 255)(image)
+    x = keras.layers.Conv2D(4, 3, strides=4)(x)
+    x = keras.layers.ReLU()(utils.BatchNormalization()(x))
+    x = keras.layers.Dropout(0.3)(keras.layers.Flatten()(x))
+    model = keras.Model(image, keras.layers.Dense(4, activation="softmax")(x))
+    rate = keras.optimizers.schedules.CosineDecay(rate, 60)
+    model.compile(keras.optimizers.Adam(rate), "categorical_crossentropy", metrics=["accuracy"])
+    return model
+
+
+def train(folder, epochs=5, parameters=None, minutes=5, callbacks=(), patience=10, model=None, **arguments):
+    model = model or tiny_model()
+    images, labels = tiny_data(64)
+    run = checkpoints.fit(
+        model, tiny_batches(), epochs=epochs, folder=folder, parameters=parameters or {"LR": 0.01}, minutes=minutes,
+        early_stopping=keras.callbacks.EarlyStopping("val_loss", patience=patience, restore_best_weights=True),
+        callbacks=callbacks, validation_data=(images, np.eye(4, dtype="float32")[labels]), verbose=0, **arguments,
+    )  # fmt: skip
+    checkpoints.release(folder)
+    return model, run
+
+
+class Stop(Exception):
+    pass
+
+
+class StopAt(keras.callbacks.Callback):
+    def __init__(self, epoch, step):
+        super().__init__()
+        self.at = epoch, step
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch
+
+    def on_train_batch_end(self, batch, logs=None):
+        if (self.epoch, batch) == self.at:
+            raise Stop
+
+
+def assert_same(one, other):
+    for mine, theirs in zip(one[0].variables, other[0].variables, strict=True):
+        np.testing.assert_array_equal(np.array(mine), np.array(theirs))
+    assert one[1]["history"] == other[1]["history"]
+    assert one[1]["steps"] == other[1]["steps"]
+
+
+def test_batches_depend_on_seed_epoch_and_step_alone():
+    one, other = tiny_batches(), tiny_batches()
+    [other[i] for i in range(5)]  # reading ahead changes nothing
+    np.testing.assert_array_equal(one[3][0], other[3][0])
+    first = one[0][0]
+    one.on_epoch_end()
+    assert (one[0][0] != first).any()
+    other.epoch, other.start = 1, 2
+    np.testing.assert_array_equal(one[2][0], other[0][0])
+    assert len(other) == len(one) - 2
+    assert (tiny_batches(seed=2)[0][0] != first).any()
+
+
+def test_an_epoch_shows_every_image_once_and_full_batches():
+    images, labels = np.zeros((50, 32, 32, 3), np.uint8), np.arange(50)
+    batches = checkpoints.Batches(images, labels, 20)
+    shown = np.concatenate([batches[i][1].argmax(1) for i in range(len(batches))])
+    assert len(batches) == 3
+    assert sorted(shown[:50]) == list(range(50))
+    assert len(shown) == 60
+    assert len(checkpoints.Batches(images, labels, 20, steps=2)) == 2
+    assert checkpoints.Batches(images[:3], labels[:3], 20)[0][0].shape == (20, 32, 32, 3)
+
+
+def test_crop_and_flip_moves_whole_images():
+    image = np.arange(32 * 32 * 3, dtype=np.uint32).reshape(1, 32, 32, 3) % 251
+    images = np.repeat(image.astype(np.uint8), 64, axis=0)
+    changed = checkpoints.crop_and_flip(images, np.random.default_rng(0))
+    assert changed.shape == images.shape
+    assert changed.dtype == np.uint8
+    padded = np.pad(images[:1], ((0, 0), (4, 4), (4, 4), (0, 0)), mode="reflect")[0]
+    crops = [padded[i : i + 32, j : j + 32] for i in range(9) for j in range(9)]
+    possible = {crop.tobytes() for crop in crops} | {np.ascontiguousarray(crop[:, ::-1]).tobytes() for crop in crops}
+    assert {np.ascontiguousarray(one).tobytes() for one in changed} <= possible
+    only_flips = checkpoints.crop_and_flip(images, np.random.default_rng(0), pad=0)
+    assert {one.tobytes() for one in only_flips} == {images[0].tobytes(), np.ascontiguousarray(images[0][:, ::-1]).tobytes()}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    return train(tmp_path_factory.mktemp("whole"))
+
+
+def test_training_learns(whole):
+    assert whole[1]["history"]["accuracy"][-1] > 0.5  # chance is 0.25
+    assert whole[1]["steps"] == 50
+
+
+@pytest.mark.parametrize(("epoch", "step", "minutes"), [(0, 4, 0), (2, 0, 5), (3, 6, 0), (4, 9, 0)])
+def test_a_resumed_training_ends_in_the_same_bits(tmp_path, whole, epoch, step, minutes):
+    """With `minutes=0` every step is checkpointed, so that it goes on in the middle of an epoch."""
+    with pytest.raises(Stop):
+        train(tmp_path, minutes=minutes, callbacks=[StopAt(epoch, step)])
+    checkpoints.release(tmp_path)
+    assert_same(train(tmp_path), whole)
+
+
+def test_early_stopping_is_the_same_after_an_interruption(tmp_path):
+    uninterrupted = train(tmp_path / "a", epochs=30, patience=1, model=tiny_model(rate=0.3))
+    n = len(uninterrupted[1]["history"]["loss"])
+    assert n < 30
+    with pytest.raises(Stop):
+        train(tmp_path / "b", epochs=30, patience=1, minutes=0, callbacks=[StopAt(n - 1, 5)], model=tiny_model(rate=0.3))
+    checkpoints.release(tmp_path / "b")
+    assert_same(train(tmp_path / "b", epochs=30, patience=1, model=tiny_model(rate=0.3)), uninterrupted)
+
+
+def test_a_finished_training_is_not_repeated(tmp_path, whole):
+    train(tmp_path)
+    untrained = tiny_model()
+    untrained.fit = lambda *arguments, **options: pytest.fail("trained again")
+    assert_same(train(tmp_path, model=untrained), whole)
+
+
+def test_resume_false_starts_anew(tmp_path, whole):
+    with pytest.raises(Stop):
+        train(tmp_path, callbacks=[StopAt(3, 0)])
+    checkpoints.release(tmp_path)
+    assert_same(train(tmp_path, resume=False), whole)
+
+
+def test_other_parameters_are_refused_by_name_unless_finished(tmp_path, capsys):
+    with pytest.raises(Stop):
+        train(tmp_path, callbacks=[StopAt(2, 0)], parameters={"LR": 0.01, "WIDTH": 1})
+    checkpoints.release(tmp_path)
+    with pytest.raises(checkpoints.CheckpointError, match=r"WIDTH is 2, was 1\. Set RESUME = False"):
+        train(tmp_path, parameters={"LR": 0.01, "WIDTH": 2})
+    checkpoints.release(tmp_path)
+    train(tmp_path, parameters={"LR": 0.01, "WIDTH": 1})
+    train(tmp_path, parameters={"LR": 0.01, "WIDTH": 2})
+    assert "had other parameters (WIDTH): starting anew" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("tenth", range(10))
+def test_a_torn_checkpoint_gives_way_to_the_one_before(tmp_path, whole, tenth):
+    with pytest.raises(Stop):
+        train(tmp_path, callbacks=[StopAt(3, 2)])
+    checkpoints.release(tmp_path)
+    _, newest = sorted(tmp_path.glob("*.npz"))
+    newest.write_bytes(newest.read_bytes()[: newest.stat().st_size * tenth // 10])
+    with pytest.warns(UserWarning, match=f"{newest.name} is damaged"):
+        assert_same(train(tmp_path), whole)
+
+
+def test_flipped_bytes_never_pass(tmp_path):
+    train(tmp_path, epochs=1)
+    (path,) = tmp_path.glob("*.npz")
+    whole, rng = path.read_bytes(), np.random.default_rng(0)
+    original = checkpoints._read(path)
+    for position in rng.integers(0, len(whole), 60):
+        path.write_bytes(whole[:position] + bytes([whole[position] ^ 255]) + whole[position + 1 :])
+        try:
+            state = checkpoints._read(path)
+        except Exception:
+            continue
+        for group, arrays in original["arrays"].items():  # a byte no reader looks at
+            for mine, theirs in zip(state["arrays"][group], arrays, strict=True):
+                np.testing.assert_array_equal(mine, theirs)
+
+
+def test_two_checkpoints_are_kept(tmp_path):
+    train(tmp_path)
+    assert sorted(path.name for path in tmp_path.glob("*.npz")) == ["00004-0000000.npz", "00005-0000000.npz"]
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_a_full_disk_costs_the_checkpoint_and_not_the_training(tmp_path):
+    """A file size limit makes the kernel refuse to write more, as a full disk does."""
+    script = f"""
+        import resource, signal, sys, warnings
+        sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "tests")!r}]
+        import test_training
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+        print(test_training.train({str(tmp_path)!r})[1]["steps"])
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, timeout=120)
+    assert done.stdout.strip().endswith("50"), done.stderr
+    assert "no checkpoint written" in done.stderr
+    assert "File too large" in done.stderr
+    assert not list(tmp_path.glob("*.npz"))
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_a_second_run_is_told_at_once_and_touches_nothing(tmp_path):
+    with filelock.FileLock(tmp_path / "lock"):
+        before = sorted(tmp_path.iterdir())
+        with pytest.raises(checkpoints.CheckpointError, match="in use by another run"):
+            train(tmp_path)
+        assert sorted(tmp_path.iterdir()) == before
+    train(tmp_path, epochs=1)
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "results").write_text("a file where a folder should be")
+    with pytest.raises(checkpoints.CheckpointError, match="results.* cannot be written"):
+        train(tmp_path / "results" / "run")
+
+
+def test_nan_stops_within_the_step_and_names_it(tmp_path):
+    class Poison(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            if self.model.optimizer.iterations == 24:
+                self.model.layers[-1].kernel.assign(self.model.layers[-1].kernel * float("nan"))
+
+    with pytest.raises(checkpoints.DivergedError, match=r"epoch 3, step 5: .*'loss': nan"):
+        train(tmp_path, callbacks=[Poison()])
+    checkpoints.release(tmp_path)
+    state = checkpoints._read(max(tmp_path.glob("*.npz")))
+    assert state["epoch"] == 2
+    assert all(np.isfinite(array).all() for array in state["arrays"]["model"])
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="kill -9")
+def test_killed_at_random_moments(tmp_path, whole):
+    """kill -9 during training and in the midst of saves (every step is checkpointed), then to the end."""
+    kills = int(os.environ.get("KILLS", "2"))
+    script = f"""
+        import sys, time
+        sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "tests")!r}]
+        import keras, test_training
+        class Slow(keras.callbacks.Callback):
+            def on_train_batch_end(self, batch, logs=None):
+                print("step", flush=True)
+                time.sleep(0.02)
+        test_training.train({str(tmp_path)!r}, minutes=0, callbacks=[Slow()])
+    """
+    rng, steps = np.random.default_rng(0), 0
+    for _ in range(kills):
+        process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(script)], stdout=subprocess.PIPE, text=True)
+        for _ in range(rng.integers(1, max(2, 40 // kills))):
+            if "step" in process.stdout.readline():
+                steps += 1
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert steps
+    assert_same(train(tmp_path), whole)

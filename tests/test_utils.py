@@ -1,0 +1,126 @@
+"""Parameters, measures, records and the layers shared by the notebooks."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+
+import utils
+
+LIMITS = {
+    "EPOCHS": (1, 100), "WIDTH": (0.01, 4.0), "DATASET": utils.DATASETS, "TRAIN": (True, False), "DEPTH": (8, 14, 20),
+    "WEIGHTS": str,
+}  # fmt: skip
+RIGHT = {"EPOCHS": 3, "WIDTH": 1, "DATASET": "cifar100", "TRAIN": True, "DEPTH": 14, "WEIGHTS": "imagenet"}
+
+
+def test_right_parameters_are_returned_alone():
+    assert utils.check_parameters(RIGHT | {"OTHER": 1}, **LIMITS) == RIGHT
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("EPOCHS", 0), ("EPOCHS", 2.0), ("EPOCHS", "3"), ("EPOCHS", True), ("EPOCHS", 10**9), ("WIDTH", -1), ("WIDTH", float("nan")),
+     ("DATASET", "mnist"), ("TRAIN", 1), ("TRAIN", "False"), ("DEPTH", 9), ("DEPTH", 8.0), ("WEIGHTS", None)],
+)  # fmt: skip
+def test_wrong_parameters_are_named(name, value):
+    with pytest.raises(ValueError, match=f"{name} = {value!r}: expected"):
+        utils.check_parameters(RIGHT | {name: value}, **LIMITS)
+
+
+def test_all_wrong_parameters_are_named_at_once():
+    with pytest.raises(ValueError, match="(?s)EPOCHS = 0.*int 1 to 100.*WIDTH = -1.*DATASET = 'x'"):
+        utils.check_parameters(RIGHT | {"EPOCHS": 0, "WIDTH": -1, "DATASET": "x"}, **LIMITS)
+
+
+def test_scores_of_known_probabilities():
+    probabilities = np.full((4, 10), 0.05)
+    probabilities[np.arange(4), [0, 1, 2, 3]] = 0.55
+    measured = utils.scores(probabilities, np.array([0, 1, 2, 9]))
+    assert measured["test_accuracy"] == 0.75
+    assert measured["test_loss"] == pytest.approx(-(3 * np.log(0.55) + np.log(0.05)) / 4)
+    order = np.tile(np.arange(10) / 45, (10, 1))
+    assert utils.scores(order, np.arange(10))["test_top5"] == 0.5
+
+
+def test_frechet_distance_of_shifted_and_scaled_gaussians():
+    features = np.random.default_rng(0).normal(size=(5000, 6))
+    assert utils.frechet_distance(features, features) == pytest.approx(0, abs=1e-8)
+    assert utils.frechet_distance(features, features + 2) == pytest.approx(6 * 4)
+    variances = features.var(0, ddof=1).sum()
+    moved = (features - features.mean(0)) * 3 + features.mean(0)
+    assert utils.frechet_distance(features, moved) == pytest.approx(variances * (3 - 1) ** 2)
+
+
+def record(**changes):
+    return {
+        "notebook": "n", "dataset": "shapes100", "dataset_md5": "0", "model": "m", "seed": 0, "real_fraction": 1.0,
+        "synthetic_per_class": 0, "parameters": {}, "parameter_count": 1, "epochs_run": 1, "steps": 1, "seconds": 1.0,
+        "history": {},
+    } | changes  # fmt: skip
+
+
+def test_record_is_written_whole_or_not_at_all(project):
+    path = utils.write_record("run", **record(test_accuracy=0.5))
+    written = json.loads(path.read_text())
+    assert written["test_accuracy"] == 0.5
+    assert written["versions"]["keras"] == keras.__version__
+    with pytest.raises(ValueError, match="JSON"):
+        utils.write_record("run", **record(test_accuracy=float("nan")))
+    assert json.loads(path.read_text()) == written
+    assert [p.name for p in path.parent.iterdir()] == ["run.json"]
+
+
+def test_record_without_what_it_needs_is_refused(project):
+    incomplete = record()
+    del incomplete["seed"]
+    with pytest.raises(ValueError, match="missing.*seed"):
+        utils.write_record("run", **incomplete)
+
+
+def test_a_record_cut_at_every_tenth_is_refused_by_name(project):
+    path = utils.write_record("run", **record())
+    whole = path.read_bytes()
+    assert list(utils.read_records("shapes100")) == ["run"]
+    for tenth in range(10):
+        path.write_bytes(whole[: len(whole) * tenth // 10])
+        with pytest.raises(utils.DataError, match=r"run\.json: expected a record"):
+            utils.read_records("shapes100")
+
+
+def test_fused_batch_normalization_is_keras_s():
+    x = np.random.default_rng(0).normal(2, 3, (16, 8, 8, 5)).astype("float32")
+    ours, theirs = utils.BatchNormalization(), keras.layers.BatchNormalization()
+    np.testing.assert_allclose(ours(x, training=True), theirs(x, training=True), atol=1e-4)
+    np.testing.assert_allclose(ours.moving_mean, theirs.moving_mean, rtol=1e-4)
+    np.testing.assert_allclose(ours.moving_variance, theirs.moving_variance, rtol=2e-3)  # n - 1 instead of n
+    ours.set_weights(theirs.get_weights())
+    np.testing.assert_allclose(ours(x, training=False), theirs(x, training=False), atol=1e-4)
+
+
+def test_precision_is_chosen_by_the_clock(monkeypatch):
+    for seconds, expected in (
+        ({"float32": 1.0, "bfloat16": 0.5}, "mixed_bfloat16"),
+        ({"float32": 1.0, "bfloat16": 0.9}, "float32"),
+    ):
+        monkeypatch.setattr(utils, "_convolution_seconds", seconds.get)
+        assert utils.set_precision("auto") == expected
+        assert keras.config.dtype_policy().name == expected
+    assert utils.set_precision("float32") == "float32"
+
+
+def test_learning_rate_rises_and_falls():
+    rate = utils.warmup_cosine(1.0, 100, 10)
+    values = [float(rate(step)) for step in range(101)]
+    assert values[0] == pytest.approx(0.1)
+    assert values[10] == pytest.approx(1.0)
+    assert values[100] == pytest.approx(0, abs=1e-6)
+    assert float(utils.warmup_cosine(1.0, 100, 0)(0)) == 1.0
+
+
+def test_comparison_table_is_sorted():
+    run = record(train_accuracy=0.6, val_accuracy=0.5, test_top5=0.8)
+    table = utils.comparison_table([run | {"model": "low", "test_accuracy": 0.4}, run | {"model": "high", "test_accuracy": 0.5}])
+    assert table.index("high") < table.index("low")
+    assert "| 50.00 % |" in table
