@@ -138,7 +138,9 @@ def image_arrays(content, n, path):
         raise DataError(f"{path}: expected uint8 ({n}, 3072), found {getattr(data, 'dtype', type(data))} {np.shape(data)}")
     for label, count in zip(labels, (100, 20), strict=True):
         if label.shape != (n,) or label.dtype.kind not in "iu" or label.min() < 0 or label.max() >= count:
-            raise DataError(f"{path}: expected {n} labels in 0..{count - 1}, found {label.dtype} {label.shape} {label[:3]}")
+            raise DataError(
+                f"{path}: expected {n} labels in 0..{count - 1}, found {label.dtype} {label.shape} {label.ravel()[:3]}"
+            )
     images = np.ascontiguousarray(data.reshape(n, 3, 32, 32).transpose(0, 2, 3, 1))
     return images, *(label.astype(int) for label in labels)
 

@@ -49,4 +49,4 @@ def split_content(n=200, seed=0):
 
 
 def pickled(content):
-    return pickle.dumps(content, protocol=2)
+    return pickle.dumps(content, protocol=4)  # the official files are Python 2 pickles: bytes as they are

@@ -97,7 +97,7 @@ class Malicious:
 
 def test_a_pickle_that_runs_code_is_refused(tmp_path):
     path = tmp_path / "train"
-    path.write_bytes(pickle.dumps({b"data": Malicious(tmp_path / "harm")}, protocol=2))
+    path.write_bytes(pickle.dumps({b"data": Malicious(tmp_path / "harm")}, protocol=4))
     with pytest.raises(utils.DataError, match="mkdir is not allowed"):
         cifar100.read_member(path, md5(path))
     assert not (tmp_path / "harm").exists()
