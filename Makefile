@@ -1,4 +1,4 @@
-.PHONY: run test lab lint format publish clean
+.PHONY: run test soak fuzz lab lint format publish clean
 PYTHON ?= python3
 BIN = .venv/bin
 
@@ -7,6 +7,12 @@ run: .venv/run  ## the three notebooks, top to bottom
 
 test: .venv/dev  ## all tests
 	$(BIN)/python -m pytest $(ARGS)
+
+soak: .venv/dev  ## twenty kill -9 in a row, for the GAN and the classifier
+	KILLS=20 $(BIN)/python -m pytest -s tests/test_training.py -k killed
+
+fuzz: .venv/dev  ## 3,000 damaged or made-up files
+	CASES=500 $(BIN)/python -m pytest tests/test_fuzz.py
 
 lab: .venv/run  ## Jupyter in the browser
 	$(BIN)/jupyter lab notebooks

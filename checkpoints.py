@@ -30,6 +30,7 @@ class Batches(keras.utils.PyDataset):
     The order depends on (seed, epoch) alone and the augmentation on (seed, epoch, step) alone, so that a training
     taken up again at any step sees the same data. All batches are full: the order wraps round. `pad` is the largest
     shift of a crop in pixels, `steps` the number of batches an epoch, `start` the first one of the current epoch.
+    Epochs count from 1: `fit` advances the number before the first one too.
     """
 
     def __init__(self, images, labels, batch_size, seed=0, pad=4, steps=None, classes=100):
@@ -42,10 +43,10 @@ class Batches(keras.utils.PyDataset):
         return self.steps - self.start
 
     def __getitem__(self, step):
-        epoch, step = self.epoch, self.start + step
-        if self._order[0] != epoch:
-            self._order = epoch, np.random.default_rng((self.seed, epoch)).permutation(len(self.images))
-        chosen = np.take(self._order[1], range(step * self.batch_size, (step + 1) * self.batch_size), mode="wrap")
+        epoch, step, order = self.epoch, self.start + step, self._order
+        if order[0] != epoch:  # a local name, as a thread that reads ahead may be in another epoch
+            self._order = order = epoch, np.random.default_rng((self.seed, epoch)).permutation(len(self.images))
+        chosen = np.take(order[1], range(step * self.batch_size, (step + 1) * self.batch_size), mode="wrap")
         images = crop_and_flip(self.images[chosen], np.random.default_rng((self.seed, epoch, step)), self.pad)
         return images, np.eye(self.classes, dtype="float32")[self.labels[chosen]]
 
@@ -89,9 +90,11 @@ def fit(model, batches, *, epochs, folder, parameters, resume=True, minutes=5, e
     while not (saver.state and saver.state["finished"]):
         epoch, start = (saver.state["epoch"], saver.state["step"]) if saver.state else (0, 0)
         epoch = epochs if saver.state and saver.state["stopped"] else epoch
-        batches.epoch, batches.start = epoch, start
+        batches.start = start
         last = epoch + 1 if start else epochs  # what is left of an epoch is a call of its own: it has fewer steps
-        model.fit(batches, initial_epoch=epoch, epochs=last, callbacks=callbacks, **arguments)
+        if start:
+            model.test_on_batch(*batches[0])  # makes the metrics' variables, so that they can be restored
+        model.fit(batches, initial_epoch=epoch, epochs=last, callbacks=callbacks, shuffle=False, **arguments)
     saver.restore(model)
     return {key: saver.state[key] for key in ("history", "seconds", "steps")}
 
@@ -154,6 +157,7 @@ class _Saver(keras.callbacks.Callback):
         self.clock = self.saved = time.perf_counter()
         self.seconds, self.history = (self.state["seconds"], self.state["history"]) if self.state else (0.0, {})
         if self.state:
+            self.model.optimizer.build(self.model.trainable_variables)  # else it would have no variables to restore
             self.restore(self.model)
             for key, value in self.state["early"].items():
                 setattr(self.early_stopping, key, value)
@@ -161,7 +165,9 @@ class _Saver(keras.callbacks.Callback):
                 self.early_stopping.best_weights = self.state["arrays"]["best"]
 
     def on_epoch_begin(self, epoch, logs=None):
-        self.epoch, self.start = epoch, self.batches.start
+        position = (self.state["epoch"], self.state["step"]) if self.state else (0, 0)
+        self.epoch, self.start = epoch, position[1] if epoch == position[0] else 0
+        self.batches.epoch, self.batches.start = epoch + 1, self.start  # fit's own reset has advanced them
         if self.start:
             self.restore(self.model)  # again, as fit has just set the metrics to zero
 

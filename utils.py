@@ -137,6 +137,8 @@ def read_image(path, folder):
     try:
         if not path.resolve().is_relative_to(folder.resolve()):
             raise ValueError("a link out of the folder")
+        if not path.is_file():  # a folder, a broken link, or a pipe that would never end
+            raise ValueError("not a file")
         with Image.open(path) as image:
             size = image.size
             if size[0] * size[1] > 2**24:
@@ -156,7 +158,7 @@ def read_manifest(folder):
     path = Path(folder) / "manifest.json"
     try:
         manifest = json.loads(path.read_text()) if path.exists() else {}
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise DataError(f"{path}: expected JSON, found {error}") from error
     if not isinstance(manifest, dict):
         raise DataError(f"{path}: expected a JSON object, found {type(manifest).__name__}")

@@ -5,10 +5,12 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import filelock
 import keras
+import nbformat
 import numpy as np
 import pytest
 
@@ -252,27 +254,98 @@ def test_nan_stops_within_the_step_and_names_it(tmp_path):
     assert all(np.isfinite(array).all() for array in state["arrays"]["model"])
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="kill -9")
-def test_killed_at_random_moments(tmp_path, whole):
-    """kill -9 during training and in the midst of saves (every step is checkpointed), then to the end."""
+def test_an_interrupted_cell_can_be_run_again(tmp_path, whole):
+    """SIGINT, as Jupyter's stop button sends it; the kernel, and with it the claim on the folder, lives on."""
+
+    class PressStop(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if self.model.optimizer.iterations == 33:
+                signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, minutes=0, callbacks=[PressStop()])
+    assert_same(train(tmp_path), whole)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="changes the user")
+def test_a_read_only_folder_is_named(tmp_path):
+    tmp_path.chmod(0o755)
+    (tmp_path / "run").mkdir(mode=0o755)
+    os.seteuid(65534)
+    try:
+        with pytest.raises(checkpoints.CheckpointError, match="run cannot be written: .*denied"):
+            checkpoints.claim(tmp_path / "run")
+    finally:
+        os.seteuid(0)
+        checkpoints.release(tmp_path / "run")
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+def train_gan(folder, minutes=5, callbacks=()):
+    """Train notebook 1's GAN, tiny, for 3 epochs of 6 steps."""
+    notebook = nbformat.read(ROOT / "notebooks" / "gan_synthetic_images.ipynb", 4)
+    starts = ("def conditional_normalization", "def build_discriminator", "def augment", "class GAN")
+    space = {"keras": keras, "layers": keras.layers, "ops": keras.ops, "utils": utils, "LATENT_DIM": 4, "CHANNELS": 2, "SEED": 0}
+    space |= {"EMA_MOMENTUM": 0.9, "AUGMENT": True}
+    for cell in notebook.cells:
+        if cell.cell_type == "code" and any(start in cell.source for start in starts):
+            exec(cell.source, space)
+    keras.utils.set_random_seed(0)
+    gan = space["GAN"]()
+    gan.compile(keras.optimizers.Adam(1e-3, beta_1=0.0))
+    batches = checkpoints.Batches(*tiny_data(), 8, classes=100, pad=0, steps=6)
+    run = checkpoints.fit(
+        gan, batches, epochs=3, folder=folder, parameters={}, minutes=minutes, callbacks=callbacks, verbose=0
+    )  # fmt: skip
+    checkpoints.release(folder)
+    return gan, run
+
+
+def test_the_gan_learns_to_tell_and_keeps_its_networks_apart(tmp_path):
+    gan, run = train_gan(tmp_path)
+    assert run["history"].keys() == {"loss", "d_loss", "g_loss"}
+    for epoch in range(3):
+        total = run["history"]["d_loss"][epoch] + run["history"]["g_loss"][epoch]
+        assert run["history"]["loss"][epoch] == pytest.approx(total, rel=1e-4)
+    average = [np.array(weight) for weight in gan.average.trainable_weights or gan.average.weights]
+    current = [np.array(weight) for weight in gan.generator.weights]
+    assert any((one != other).any() for one, other in zip(average, current, strict=False))
+    assert max(np.abs(one - other).max() for one, other in zip(average, current, strict=False)) < 1
+
+
+def test_a_resumed_gan_ends_in_the_same_bits(tmp_path):
+    uninterrupted = train_gan(tmp_path / "whole")
+    with pytest.raises(Stop):
+        train_gan(tmp_path / "run", minutes=0, callbacks=[StopAt(1, 3)])
+    checkpoints.release(tmp_path / "run")
+    assert_same(train_gan(tmp_path / "run"), uninterrupted)
+
+
+@pytest.mark.parametrize("trainer", ["train", "train_gan"])
+def test_killed_at_random_moments(tmp_path, trainer):
+    """kill -9 during steps and saves (every step is checkpointed), each time started again, then to the end.
+
+    `make soak` kills twenty times (KILLS), `make test` twice.
+    """
     kills = int(os.environ.get("KILLS", "2"))
+    uninterrupted = globals()[trainer](tmp_path / "whole")
     script = f"""
-        import sys, time
+        import sys
         sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "tests")!r}]
         import keras, test_training
-        class Slow(keras.callbacks.Callback):
-            def on_train_batch_end(self, batch, logs=None):
+        class Tell(keras.callbacks.Callback):
+            def on_train_batch_begin(self, batch, logs=None):
                 print("step", flush=True)
-                time.sleep(0.02)
-        test_training.train({str(tmp_path)!r}, minutes=0, callbacks=[Slow()])
+        test_training.{trainer}({str(tmp_path / "run")!r}, minutes=0, callbacks=[Tell()])
     """
-    rng, steps = np.random.default_rng(0), 0
+    rng, torn = np.random.default_rng(0), 0
     for _ in range(kills):
         process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(script)], stdout=subprocess.PIPE, text=True)
-        for _ in range(rng.integers(1, max(2, 40 // kills))):
-            if "step" in process.stdout.readline():
-                steps += 1
+        for _ in range(rng.integers(2, 4)):
+            process.stdout.readline()
+        time.sleep(rng.uniform(0, 0.02))
         process.send_signal(signal.SIGKILL)
         process.wait()
-    assert steps
-    assert_same(train(tmp_path), whole)
+        torn += bool(list((tmp_path / "run").glob("*.partial")))
+    print(f"{trainer}: {kills} kills, {torn} of them in the midst of a save")
+    assert_same(globals()[trainer](tmp_path / "run"), uninterrupted)
