@@ -77,9 +77,9 @@ def fit(model, batches, *, epochs, folder, parameters, resume=True, minutes=5, e
     `DivergedError` at a loss that is not finite (the checkpoints before it stay).
     """
     claim(folder)
-    parameters = json.loads(
-        json.dumps(parameters | {"epochs": epochs, "weights": sum(math.prod(weight.shape) for weight in model.weights)})
-    )
+    given = {"epochs": epochs, "weights": sum(math.prod(weight.shape) for weight in model.weights)}
+    given |= {"precision": keras.config.dtype_policy().name, "backend": keras.backend.backend()}
+    parameters = json.loads(json.dumps(parameters | given))
     saver = _Saver(batches, Path(folder), parameters, early_stopping, minutes)
     saver.state = _newest(saver.folder, parameters) if resume else None
     if saver.state is None:

@@ -123,6 +123,7 @@ def publish(dataset):
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-    logging.getLogger("papermill").setLevel(logging.INFO)
+    papermill_log = logging.getLogger("papermill")  # the cells' output; the progress bar counts the cells
+    papermill_log.addFilter(lambda record: not record.getMessage().startswith(("Executing", "Ending", "Input", "Output")))
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
     sys.exit(main())

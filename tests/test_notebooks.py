@@ -266,6 +266,26 @@ def test_parameters_are_flat_commented_and_all_checked(name):
     assert set(re.findall(r"\b([A-Z_]{3,})=", check)) == set(assigned)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_wrong_parameters_are_refused_before_anything_is_loaded(name):
+    (parameters,) = [cell.source for cell in cells(name) if "parameters" in cell.metadata.get("tags", [])]
+    namespace = {"GPU": False, "utils": utils}
+    exec(parameters, namespace)
+    wrong = {
+        "EPOCHS": 0,
+        "WIDTH": -1,
+        "BATCH_SIZE": 10**9,
+        "SYNTHETIC_PER_CLASS": 10**9,
+        "SEED": "0",
+        "DEPTH": 21,
+        "RESUME": "no",
+    }
+    wrong = {key: value for key, value in wrong.items() if key in namespace}
+    with pytest.raises(ValueError, match="wrong parameters") as error:
+        exec(function(name, "check_parameters("), namespace | wrong)
+    assert all(f"{key} = {value!r}" in str(error.value) for key, value in wrong.items())
+
+
 def test_committed_records_belong_to_committed_files():
     results = ROOT / "results" / "cifar100"
     record = json.loads((results / "gan.json").read_text())
