@@ -2,6 +2,8 @@
 
 import argparse
 import ast
+import base64
+import io
 import logging
 import os
 import sys
@@ -11,6 +13,7 @@ from pathlib import Path
 import nbformat
 import papermill
 from nbconvert.preprocessors import TagRemovePreprocessor
+from PIL import Image
 
 import cifar100
 
@@ -100,6 +103,15 @@ def heading(notebook, index):
     return f"cell {index + 1}, under {headings[-1].lstrip('# ') if headings else 'no heading'!r}"
 
 
+def as_jpeg(data, largest=200_000):
+    """Replace a large PNG in a cell's output by a JPEG: photographs fill most of it, and notebooks stay small."""
+    if len(data.get("image/png", "")) > largest:
+        image = Image.open(io.BytesIO(base64.b64decode(data.pop("image/png")))).convert("RGB")
+        buffer = io.BytesIO()
+        image.save(buffer, "JPEG", quality=85)
+        data["image/jpeg"] = base64.b64encode(buffer.getvalue()).decode()
+
+
 def publish(dataset):
     """Copy the executed notebooks back to notebooks/: outputs kept but for real images, volatile metadata removed.
 
@@ -111,6 +123,8 @@ def publish(dataset):
         notebook, _ = remove.preprocess(notebook, {})
         notebook.metadata.pop("papermill", None)
         for cell in notebook.cells:
+            for output in cell.get("outputs", []):
+                as_jpeg(output.get("data", {}))
             tags = cell.metadata.get("tags")
             cell.metadata = {"tags": tags} if tags else {}
         nbformat.write(notebook, HERE / f"{name}.ipynb")

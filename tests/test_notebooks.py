@@ -156,7 +156,7 @@ def test_a_failing_cell_ends_the_run_with_its_name_and_keeps_the_notebook(copy):
 def test_an_unknown_parameter_is_an_error(copy):
     done = run_notebooks(copy, {"EPOCS": 3})
     assert done.returncode != 0
-    assert "unknown parameter EPOCS; known are BATCH_SIZE" in done.stderr
+    assert "unknown parameter EPOCS; known are AUGMENT, BATCH_SIZE" in done.stderr
     assert run.literal("3") == 3
     assert run.literal("False") is False
     assert run.literal("float32") == "float32"
