@@ -14,13 +14,13 @@ sys.path.insert(0, str(ROOT))
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.pop("CIFAR100_DIR", None)
 
+import cifar100
+import utils  # before any test imports Keras, as in the notebooks: it sets TensorFlow's CPU switches
+
 
 @pytest.fixture
 def project(tmp_path, monkeypatch):
     """A project root of its own, with an empty home: nothing is found there and nothing leaves it."""
-    import cifar100
-    import utils
-
     for module in (cifar100, utils):
         monkeypatch.setattr(module, "ROOT", tmp_path)
     monkeypatch.setattr(utils, "SYNTHETIC", tmp_path / "synthetic_images")

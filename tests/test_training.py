@@ -343,11 +343,12 @@ def test_killed_at_random_moments(tmp_path, trainer):
         test_training.{trainer}({str(tmp_path / "run")!r}, minutes=0, callbacks=[Tell()])
     """
     rng, torn = np.random.default_rng(0), 0
-    for _ in range(kills):
+    for kill in range(kills):
         process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(script)], stdout=subprocess.PIPE, text=True)
-        for _ in range(rng.integers(2, 4)):
-            process.stdout.readline()
-        time.sleep(rng.uniform(0, 0.02))
+        process.stdout.readline()
+        deadline = time.monotonic() + (1.0 if kill % 2 else rng.uniform(0, 0.05))  # odd ones wait for a save to begin
+        while time.monotonic() < deadline and not (kill % 2 and list((tmp_path / "run").glob("*.partial"))):
+            pass
         process.send_signal(signal.SIGKILL)
         process.wait()
         torn += bool(list((tmp_path / "run").glob("*.partial")))
