@@ -107,10 +107,11 @@ def heading(notebook, index):
 def results_text(results):
     """Return what the README says of the records: the table, the GAN's scores, and where they were measured."""
     gan = json.loads((results / "gan.json").read_text())
+    shares = {key: f"{100 * gan[key]:.1f} %" for key in ("gan_test", "gan_test_real", "gan_train")}
     return f"""{(results / "comparison.md").read_text()}
 Seed {gan["seed"]}, on {gan["device"]}. The GAN trained for {gan["seconds"] / 60:.0f} minutes. A small classifier of real images
-recognises {100 * gan["gan_test"]:.1f} % of the GAN's images (GAN-test; {100 * gan["gan_test_real"]:.1f} % of real ones, chance is 1 %).
-Trained on GAN images alone, it reaches {100 * gan["gan_train"]:.1f} % on real ones (GAN-train).
+recognises {shares["gan_test"]} of the GAN's images (GAN-test; {shares["gan_test_real"]} of real ones, chance is 1 %).
+Trained on GAN images alone, it reaches {shares["gan_train"]} on real ones (GAN-train).
 """
 
 
