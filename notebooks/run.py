@@ -132,9 +132,12 @@ def publish(dataset):
     remove = TagRemovePreprocessor(remove_all_outputs_tags={"real-images"})
     for name in NOTEBOOKS:
         notebook = nbformat.read(HERE.parent / "results" / dataset / "notebooks" / f"{name}.ipynb", 4)
-        notebook, _ = remove.preprocess(notebook, {})
+        counts = [cell.get("execution_count") for cell in notebook.cells]
+        notebook, _ = remove.preprocess(notebook, {})  # forgets the counts of the cells it empties
         notebook.metadata.pop("papermill", None)
-        for cell in notebook.cells:
+        for cell, count in zip(notebook.cells, counts, strict=True):
+            if cell.cell_type == "code":
+                cell.execution_count = count
             for output in cell.get("outputs", []):
                 as_jpeg(output.get("data", {}))
             tags = cell.metadata.get("tags")
