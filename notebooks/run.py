@@ -125,7 +125,7 @@ def as_jpeg(data, largest=200_000):
 
 
 def publish(dataset):
-    """Copy the executed notebooks back to notebooks/: outputs kept but for real images, volatile metadata removed.
+    """Copy the executed notebooks back to notebooks/: outputs kept but for real images and TensorFlow's greetings.
 
     The README receives the table of records.
     """
@@ -138,6 +138,7 @@ def publish(dataset):
         for cell, count in zip(notebook.cells, counts, strict=True):
             if cell.cell_type == "code":
                 cell.execution_count = count
+                cell.outputs = [output for output in cell.outputs if "absl::InitializeLog" not in output.get("text", "")]
             for output in cell.get("outputs", []):
                 as_jpeg(output.get("data", {}))
             tags = cell.metadata.get("tags")
