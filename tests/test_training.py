@@ -1,6 +1,7 @@
 """Batches by (seed, epoch, step), and training that is interrupted in every way."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -174,11 +175,18 @@ def test_other_parameters_are_refused_by_name_unless_finished(tmp_path, capsys):
     assert "had other parameters (WIDTH): starting anew" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("tenth", range(10))
-def test_a_torn_checkpoint_gives_way_to_the_one_before(tmp_path, whole, tenth):
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("interrupted")
     with pytest.raises(Stop):
-        train(tmp_path, callbacks=[StopAt(3, 2)])
-    checkpoints.release(tmp_path)
+        train(folder, callbacks=[StopAt(3, 2)])
+    checkpoints.release(folder)
+    return folder
+
+
+@pytest.mark.parametrize("tenth", range(10))
+def test_a_torn_checkpoint_gives_way_to_the_one_before(tmp_path, whole, interrupted, tenth):
+    shutil.copytree(interrupted, tmp_path, dirs_exist_ok=True)
     _, newest = sorted(tmp_path.glob("*.npz"))
     newest.write_bytes(newest.read_bytes()[: newest.stat().st_size * tenth // 10])
     with pytest.warns(UserWarning, match=f"{newest.name} is damaged"):
