@@ -86,7 +86,7 @@ def fit(model, batches, *, epochs, folder, parameters, resume=True, minutes=5, e
         _remove(saver.folder, keep=0)
     else:
         print("{seconds:.0f} s of training found in {}, epoch {epoch}, step {step}".format(saver.folder.name, **saver.state))
-    callbacks = [early_stopping, *callbacks, saver] if early_stopping else [*callbacks, saver]
+    callbacks = [*callbacks, early_stopping, saver] if early_stopping else [*callbacks, saver]  # it may watch what they log
     while not (saver.state and saver.state["finished"]):
         epoch, start = (saver.state["epoch"], saver.state["step"]) if saver.state else (0, 0)
         epoch = epochs if saver.state and saver.state["stopped"] else epoch

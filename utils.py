@@ -1,4 +1,4 @@
-"""What the three notebooks share: load, split, merge, batch, measure, record, plot. No model lives here."""
+"""What the three notebooks share: load, split, merge, batch, record, plot. No model lives here."""
 
 import hashlib
 import json
@@ -288,39 +288,6 @@ def _in_words(limit):
     if limit is str:
         return "text"
     return f"one of {limit[:10]}" if _is_choice(limit) else f"{type(limit[0]).__name__} {limit[0]} to {limit[1]}"
-
-
-# ---------------------------------------------------------------------------------------------------- measure
-
-
-def scores(probabilities, labels):
-    """Return test_accuracy, test_top5 (fractions of 1) and test_loss (nats) of probabilities (n, classes)."""
-    own = probabilities[np.arange(len(labels)), labels]
-    rank = (probabilities > own[:, None]).sum(1)
-    accuracy, top5 = float((probabilities.argmax(1) == labels).mean()), float((rank < 5).mean())
-    return {"test_accuracy": accuracy, "test_top5": top5, "test_loss": float(-np.log(np.maximum(own, 1e-7)).mean())}
-
-
-def evaluate(model, data, train, validation):
-    """Return the accuracies of a finished model on real images, without augmentation, and its test probabilities.
-
-    The training accuracy is that of the first 10,000 training images; the test split is read here and nowhere else.
-    """
-    measures = {}
-    for name, indices in (("train_accuracy", train[:10_000]), ("val_accuracy", validation)):
-        predicted = model.predict(data.x_train[indices], batch_size=500, verbose=0).argmax(1)
-        measures[name] = float((predicted == data.y_train[indices]).mean())
-    probabilities = model.predict(data.x_test, batch_size=500, verbose=0)
-    return measures | scores(probabilities, data.y_test), probabilities
-
-
-def frechet_distance(a, b):
-    """Fréchet distance of two sets of features (n, d) taken as Gaussians (Heusel et al., 2017, section 3)."""
-    covariances = [np.cov(features, rowvar=False) for features in (a, b)]
-    values, vectors = np.linalg.eigh(covariances[0])
-    root = vectors * np.sqrt(np.clip(values, 0, None)) @ vectors.T
-    trace = np.sqrt(np.clip(np.linalg.eigvalsh(root @ covariances[1] @ root), 0, None)).sum()
-    return float(((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(covariances[0] + covariances[1]) - 2 * trace)
 
 
 # ---------------------------------------------------------------------------------------------------- record

@@ -107,11 +107,15 @@ def heading(notebook, index):
 def results_text(results):
     """Return what the README says of the records: the table, the GAN's scores, and where they were measured."""
     gan = json.loads((results / "gan.json").read_text())
-    shares = {key: f"{100 * gan[key]:.1f} %" for key in ("gan_test", "gan_test_real", "gan_train")}
+    keys = ("gan_test", "gan_test_real", "gan_train", "memorised_pixels")
+    shares = {key: f"{100 * gan[key]:.1f} %" for key in keys}
     return f"""{(results / "comparison.md").read_text()}
 Seed {gan["seed"]}, on {gan["device"]}. The GAN trained for {gan["seconds"] / 60:.0f} minutes. A small classifier of real images
 recognises {shares["gan_test"]} of the GAN's images (GAN-test; {shares["gan_test_real"]} of real ones, chance is 1 %).
-Trained on GAN images alone, it reaches {shares["gan_train"]} on real ones (GAN-train).
+Trained on GAN images alone, it reaches {shares["gan_train"]} on real ones (GAN-train),
+{gan["gan_train_ratio"]:.2f} of what it learns from as many real ones. Fréchet distance {gan["fid"]:.1f}
+(real against real {gan["fid_real"]:.1f}), diversity within a class {gan["diversity"]:.2f} of the real one;
+{shares["memorised_pixels"]} lie nearer to a training image than 99 % of unseen photographs do.
 """
 
 

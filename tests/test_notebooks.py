@@ -86,6 +86,9 @@ def test_chain_writes_every_record_in_full(chain):
     assert 0 <= gan["gan_test"] <= 1
     assert gan["fid"] > gan["fid_real"] > 0
     assert gan["gan_train_ratio"] == pytest.approx(gan["gan_train"] / gan["gan_test_real"])
+    assert all(0 <= gan[key] <= 1 for key in ("gan_train_test_split", "memorised_pixels", "memorised_features"))
+    assert gan["diversity"] > 0
+    assert gan["history"].keys() == {"loss", "d_loss", "g_loss", "fid", "gan_test", "diversity"}
 
 
 def test_chain_writes_images_that_its_manifest_and_records_name(chain):
@@ -102,7 +105,8 @@ def test_chain_writes_images_that_its_manifest_and_records_name(chain):
 def test_chain_draws_every_figure_and_the_table(chain):
     results = chain[0] / "results" / "shapes100"
     expected = (
-        "gan_losses gan_learning gan_samples gan_classes vgg16_curves vgg16_confusion vgg16_classes resnet_curves comparison"
+        "gan_losses gan_learning gan_samples gan_nearest gan_classes vgg16_curves "
+        "vgg16_confusion vgg16_classes resnet_curves comparison"
     )
     assert {path.stem for path in results.glob("*.png")} == set(expected.split())
     assert (results / "comparison.md").read_text().count("\n") == 5
@@ -116,7 +120,7 @@ def test_a_finished_chain_is_not_trained_again_and_train_false_only_draws(chain)
     before = (folder / "synthetic_images" / "shapes100" / "manifest.json").read_text()
     done = run_notebooks(folder, TINY | {"TRAIN": False})
     assert done.returncode == 0, done.stdout[-3000:]
-    assert done.stdout.count("s of training found in") == 3
+    assert done.stdout.count("s of training found in") == 5  # judge, student and three networks; no teacher, no GAN
     again = utils_records(folder)
     assert json.loads((folder / "synthetic_images" / "shapes100" / "manifest.json").read_text()) == json.loads(before)
     assert again["gan"] == records["gan"]

@@ -293,21 +293,24 @@ def test_a_read_only_folder_is_named(tmp_path):
     assert list((tmp_path / "run").iterdir()) == []
 
 
-def train_gan(folder, minutes=5, callbacks=()):
+def train_gan(folder, minutes=5, callbacks=(), early_stopping=None):
     """Train notebook 1's GAN, tiny, for 3 epochs of 6 steps."""
     notebook = nbformat.read(ROOT / "notebooks" / "gan_synthetic_images.ipynb", 4)
-    starts = ("def conditional_normalization", "def build_discriminator", "def augment", "class GAN")
+    starts = ("def build_classifier", "def conditional_normalization", "def build_discriminator", "def augment", "class GAN")
     space = {"keras": keras, "layers": keras.layers, "ops": keras.ops, "utils": utils, "LATENT_DIM": 4, "CHANNELS": 2, "SEED": 0}
-    space |= {"EMA_MOMENTUM": 0.9, "AUGMENT": True}
+    space |= {"EMA_MOMENTUM": 0.9, "AUGMENT": True, "GUIDANCE": 0.5, "MATCHING": 0.5, "mean": np.zeros(3), "variance": np.ones(3)}
+    space |= {"real_means": np.ones((100, 32), "float32"), "feature_scale": 100.0}
     for cell in notebook.cells:
         if cell.cell_type == "code" and any(start in cell.source for start in starts):
             exec(cell.source, space)
     keras.utils.set_random_seed(0)
+    space["teacher"] = space["build_classifier"](2)
     gan = space["GAN"]()
     gan.compile(keras.optimizers.Adam(1e-3, beta_1=0.0))
     batches = checkpoints.Batches(*tiny_data(), 8, classes=100, pad=0, steps=6)
     run = checkpoints.fit(
-        gan, batches, epochs=3, folder=folder, parameters={}, minutes=minutes, callbacks=callbacks, verbose=0
+        gan, batches, epochs=3, folder=folder, parameters={}, minutes=minutes, callbacks=callbacks, verbose=0,
+        early_stopping=early_stopping,
     )  # fmt: skip
     checkpoints.release(folder)
     return gan, run
@@ -323,6 +326,43 @@ def test_the_gan_learns_to_tell_and_keeps_its_networks_apart(tmp_path):
     current = [np.array(weight) for weight in gan.generator.weights]
     assert any((one != other).any() for one, other in zip(average, current, strict=False))
     assert max(np.abs(one - other).max() for one, other in zip(average, current, strict=False)) < 1
+
+
+class Score(keras.callbacks.Callback):
+    """Logs a made-up distance that is smallest after the second epoch, and remembers what the average was then."""
+
+    def on_epoch_end(self, epoch, logs):
+        logs["fid"] = (3.0, 1.0, 2.0)[epoch]
+        if epoch == 1:
+            self.average = [np.array(weight) for weight in self.model.average.weights]
+
+
+def test_the_best_scored_average_is_kept_across_an_interruption(tmp_path):
+    def watch():
+        return keras.callbacks.EarlyStopping("fid", mode="min", patience=10, restore_best_weights=True)
+
+    score = Score()
+    uninterrupted = train_gan(tmp_path / "whole", callbacks=[score], early_stopping=watch())
+    assert uninterrupted[1]["history"]["fid"] == [3.0, 1.0, 2.0]
+    for kept, best in zip(uninterrupted[0].average.weights, score.average, strict=True):
+        np.testing.assert_array_equal(np.array(kept), best)
+    with pytest.raises(Stop):
+        train_gan(tmp_path / "run", minutes=0, callbacks=[Score(), StopAt(2, 3)], early_stopping=watch())
+    checkpoints.release(tmp_path / "run")
+    assert_same(train_gan(tmp_path / "run", callbacks=[Score()], early_stopping=watch()), uninterrupted)
+
+
+def test_a_diverging_gan_names_both_losses(tmp_path):
+    class Poison(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            if self.model.optimizer.iterations == 8:
+                kernel = self.model.generator.layers[-1].kernel
+                kernel.assign(kernel * float("nan"))
+
+    with pytest.raises(checkpoints.DivergedError, match=r"epoch 2, step 3: .*'d_loss': nan, 'g_loss': nan"):
+        train_gan(tmp_path, callbacks=[Poison()])
+    checkpoints.release(tmp_path)
+    assert checkpoints._read(max(tmp_path.glob("*.npz")))["epoch"] == 1
 
 
 def test_a_resumed_gan_ends_in_the_same_bits(tmp_path):

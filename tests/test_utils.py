@@ -1,4 +1,4 @@
-"""Parameters, measures, records and the layers shared by the notebooks."""
+"""Parameters, records and the layers shared by the notebooks."""
 
 import json
 
@@ -32,25 +32,6 @@ def test_wrong_parameters_are_named(name, value):
 def test_all_wrong_parameters_are_named_at_once():
     with pytest.raises(ValueError, match="(?s)EPOCHS = 0.*int 1 to 100.*WIDTH = -1.*DATASET = 'x'"):
         utils.check_parameters(RIGHT | {"EPOCHS": 0, "WIDTH": -1, "DATASET": "x"}, **LIMITS)
-
-
-def test_scores_of_known_probabilities():
-    probabilities = np.full((4, 10), 0.05)
-    probabilities[np.arange(4), [0, 1, 2, 3]] = 0.55
-    measured = utils.scores(probabilities, np.array([0, 1, 2, 9]))
-    assert measured["test_accuracy"] == 0.75
-    assert measured["test_loss"] == pytest.approx(-(3 * np.log(0.55) + np.log(0.05)) / 4)
-    order = np.tile(np.arange(10) / 45, (10, 1))
-    assert utils.scores(order, np.arange(10))["test_top5"] == 0.5
-
-
-def test_frechet_distance_of_shifted_and_scaled_gaussians():
-    features = np.random.default_rng(0).normal(size=(5000, 6))
-    assert utils.frechet_distance(features, features) == pytest.approx(0, abs=1e-8)
-    assert utils.frechet_distance(features, features + 2) == pytest.approx(6 * 4)
-    variances = features.var(0, ddof=1).sum()
-    moved = (features - features.mean(0)) * 3 + features.mean(0)
-    assert utils.frechet_distance(features, moved) == pytest.approx(variances * (3 - 1) ** 2)
 
 
 def record(**changes):
