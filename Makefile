@@ -1,4 +1,4 @@
-.PHONY: run test soak fuzz lab lint format publish clean
+.PHONY: run test soak fuzz bench lab lint format publish clean
 PYTHON ?= python3
 BIN = .venv/bin
 
@@ -6,13 +6,16 @@ run: .venv/run  ## the three notebooks, top to bottom
 	$(BIN)/python -m notebooks.run $(if $(DATASET),--dataset $(DATASET)) $(ARGS)
 
 test: .venv/dev  ## all tests
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
 
 soak: .venv/dev  ## twenty kill -9 in a row, for the GAN and the classifier
 	KILLS=20 $(BIN)/python -m pytest -s tests/test_training.py -k killed
 
 fuzz: .venv/dev  ## 3,000 damaged or made-up files
 	CASES=500 $(BIN)/python -m pytest tests/test_fuzz.py
+
+bench: .venv/bench  ## training speed against plain PyTorch; results/bench
+	$(BIN)/python -m notebooks.bench $(ARGS)
 
 lab: .venv/run  ## Jupyter in the browser
 	$(BIN)/jupyter lab notebooks
@@ -36,4 +39,8 @@ clean:
 
 .venv/dev: requirements-dev.txt .venv/run
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	touch $@
+
+.venv/bench: requirements-bench.txt .venv/run
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-bench.txt
 	touch $@

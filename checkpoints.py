@@ -68,9 +68,10 @@ def fit(model, batches, *, epochs, folder, parameters, resume=True, minutes=5, e
     """Train a compiled model like `model.fit`, taking up where an interrupted call left off.
 
     Every epoch, and every `minutes` within one, `folder` receives weights, optimiser, seed generators, metrics,
-    history and the state of `early_stopping` (a Keras callback); the last two checkpoints are kept. The next call
-    with the same `parameters` goes on from the newest whole one, and on a CPU ends in the same bits as a call never
-    interrupted. A finished training is not repeated; `resume=False`, or other parameters, start anew.
+    history and the state of `early_stopping` (a Keras callback; it may watch what `callbacks` log); the last two
+    checkpoints are kept. The next call with the same `parameters` goes on from the newest whole one, and on a CPU
+    ends in the same bits as a call never interrupted. A finished training is not repeated; `resume=False`, or other
+    parameters, start anew.
 
     Returns a dictionary: `history` (a list an epoch for each metric), `seconds` and `steps` of the whole training.
     Raises `CheckpointError` where an unfinished checkpoint has other parameters or another run uses the folder,
@@ -88,7 +89,7 @@ def fit(model, batches, *, epochs, folder, parameters, resume=True, minutes=5, e
         print("{seconds:.0f} s of training found in {}, epoch {epoch}, step {step}".format(saver.folder.name, **saver.state))
     callbacks = [*callbacks, early_stopping, saver] if early_stopping else [*callbacks, saver]  # it may watch what they log
     while not (saver.state and saver.state["finished"]):
-        epoch, start = (saver.state["epoch"], saver.state["step"]) if saver.state else (0, 0)
+        epoch, start = saver.position
         epoch = epochs if saver.state and saver.state["stopped"] else epoch
         batches.start = start
         last = epoch + 1 if start else epochs  # what is left of an epoch is a call of its own: it has fewer steps
@@ -130,6 +131,11 @@ class _Saver(keras.callbacks.Callback):
         self.batches, self.folder, self.parameters = batches, folder, parameters
         self.early_stopping, self.minutes, self.state = early_stopping, minutes, None
 
+    @property
+    def position(self):
+        """Epochs done, and steps done in the one after them."""
+        return (self.state["epoch"], self.state["step"]) if self.state else (0, 0)
+
     def capture(self, epoch, step, finished=False):
         """Keep the whole state in `self.state`, as numpy arrays and plain values, and write it."""
         early, now = self.early_stopping, time.perf_counter()
@@ -165,8 +171,7 @@ class _Saver(keras.callbacks.Callback):
                 self.early_stopping.best_weights = self.state["arrays"]["best"]
 
     def on_epoch_begin(self, epoch, logs=None):
-        position = (self.state["epoch"], self.state["step"]) if self.state else (0, 0)
-        self.epoch, self.start = epoch, position[1] if epoch == position[0] else 0
+        self.epoch, self.start = epoch, self.position[1] if epoch == self.position[0] else 0
         self.batches.epoch, self.batches.start = epoch + 1, self.start  # fit's own reset has advanced them
         if self.start:
             self.restore(self.model)  # again, as fit has just set the metrics to zero

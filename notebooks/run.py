@@ -128,10 +128,17 @@ def as_jpeg(data, largest=200_000):
         data["image/jpeg"] = base64.b64encode(buffer.getvalue()).decode()
 
 
+def with_block(text, name, block):
+    """Return `text` with `block` between its two markers of that name."""
+    start, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
+    before, _, rest = text.partition(start)
+    return f"{before}{start}{block}{end}{rest.partition(end)[2]}"
+
+
 def publish(dataset):
     """Copy the executed notebooks back to notebooks/: outputs kept but for real images and TensorFlow's greetings.
 
-    The README receives the table of records.
+    The README receives the table of records and the benchmark's.
     """
     remove = TagRemovePreprocessor(remove_all_outputs_tags={"real-images"})
     for name in NOTEBOOKS:
@@ -148,11 +155,12 @@ def publish(dataset):
             tags = cell.metadata.get("tags")
             cell.metadata = {"tags": tags} if tags else {}
         nbformat.write(notebook, HERE / f"{name}.ipynb")
-    readme = HERE.parent / "README.md"
-    before, _, rest = readme.read_text().partition("<!-- results -->\n")
-    after = rest.partition("<!-- /results -->")[2]
-    text = results_text(HERE.parent / "results" / dataset)
-    readme.write_text(f"{before}<!-- results -->\n{text}<!-- /results -->{after}")
+    from notebooks import bench  # imports Keras, which the rest does without
+
+    readme, results = HERE.parent / "README.md", HERE.parent / "results"
+    text = with_block(readme.read_text(), "results", results_text(results / dataset))
+    measured = json.loads((results / "bench" / "bench.json").read_text())
+    readme.write_text(with_block(text, "performance", bench.report(measured)))
     return 0
 
 

@@ -293,8 +293,17 @@ def test_a_read_only_folder_is_named(tmp_path):
     assert list((tmp_path / "run").iterdir()) == []
 
 
-def train_gan(folder, minutes=5, callbacks=(), early_stopping=None):
-    """Train notebook 1's GAN, tiny, for 3 epochs of 6 steps."""
+class Score(keras.callbacks.Callback):
+    """Logs a made-up Fréchet distance that is smallest after the second epoch, and keeps the average of that moment."""
+
+    def on_epoch_end(self, epoch, logs):
+        logs["fid"] = (3.0, 1.0, 2.0)[epoch]
+        if epoch == 1:
+            self.average = [np.array(weight) for weight in self.model.average.weights]
+
+
+def train_gan(folder, minutes=5, callbacks=()):
+    """Train notebook 1's GAN, tiny, with a teacher, for 3 epochs of 6 steps."""
     notebook = nbformat.read(ROOT / "notebooks" / "gan_synthetic_images.ipynb", 4)
     starts = ("def build_classifier", "def conditional_normalization", "def build_discriminator", "def augment", "class GAN")
     space = {"keras": keras, "layers": keras.layers, "ops": keras.ops, "utils": utils, "LATENT_DIM": 4, "CHANNELS": 2, "SEED": 0}
@@ -309,47 +318,40 @@ def train_gan(folder, minutes=5, callbacks=(), early_stopping=None):
     gan.compile(keras.optimizers.Adam(1e-3, beta_1=0.0))
     batches = checkpoints.Batches(*tiny_data(), 8, classes=100, pad=0, steps=6)
     run = checkpoints.fit(
-        gan, batches, epochs=3, folder=folder, parameters={}, minutes=minutes, callbacks=callbacks, verbose=0,
-        early_stopping=early_stopping,
+        gan, batches, epochs=3, folder=folder, parameters={}, minutes=minutes, callbacks=[Score(), *callbacks], verbose=0,
+        early_stopping=keras.callbacks.EarlyStopping("fid", mode="min", patience=10, restore_best_weights=True),
     )  # fmt: skip
     checkpoints.release(folder)
     return gan, run
 
 
-def test_the_gan_learns_to_tell_and_keeps_its_networks_apart(tmp_path):
-    gan, run = train_gan(tmp_path)
-    assert run["history"].keys() == {"loss", "d_loss", "g_loss"}
+@pytest.fixture(scope="module")
+def whole_gan(tmp_path_factory):
+    """The GAN as an uninterrupted training leaves it, and what it was at its best."""
+    start, best = [], Score()
+    begin = keras.callbacks.LambdaCallback(on_train_begin=lambda logs: start.extend(map(np.array, best.model.teacher.weights)))
+    trained = train_gan(tmp_path_factory.mktemp("gan"), callbacks=[best, begin])
+    return *trained, best.average, start
+
+
+def test_the_gan_learns_to_tell_and_keeps_its_networks_apart(whole_gan):
+    gan, run, _, teacher = whole_gan
+    assert run["history"].keys() == {"loss", "d_loss", "g_loss", "fid"}
     for epoch in range(3):
         total = run["history"]["d_loss"][epoch] + run["history"]["g_loss"][epoch]
         assert run["history"]["loss"][epoch] == pytest.approx(total, rel=1e-4)
-    average = [np.array(weight) for weight in gan.average.trainable_weights or gan.average.weights]
-    current = [np.array(weight) for weight in gan.generator.weights]
-    assert any((one != other).any() for one, other in zip(average, current, strict=False))
-    assert max(np.abs(one - other).max() for one, other in zip(average, current, strict=False)) < 1
+    for weight, before in zip(gan.teacher.weights, teacher, strict=True):
+        np.testing.assert_array_equal(np.array(weight), before)  # it teaches, it does not learn
+    average, current = ([np.array(weight) for weight in model.weights] for model in (gan.average, gan.generator))
+    assert any((one != other).any() for one, other in zip(average, current, strict=True))
+    assert max(np.abs(one - other).max() for one, other in zip(average, current, strict=True)) < 1
 
 
-class Score(keras.callbacks.Callback):
-    """Logs a made-up distance that is smallest after the second epoch, and remembers what the average was then."""
-
-    def on_epoch_end(self, epoch, logs):
-        logs["fid"] = (3.0, 1.0, 2.0)[epoch]
-        if epoch == 1:
-            self.average = [np.array(weight) for weight in self.model.average.weights]
-
-
-def test_the_best_scored_average_is_kept_across_an_interruption(tmp_path):
-    def watch():
-        return keras.callbacks.EarlyStopping("fid", mode="min", patience=10, restore_best_weights=True)
-
-    score = Score()
-    uninterrupted = train_gan(tmp_path / "whole", callbacks=[score], early_stopping=watch())
-    assert uninterrupted[1]["history"]["fid"] == [3.0, 1.0, 2.0]
-    for kept, best in zip(uninterrupted[0].average.weights, score.average, strict=True):
-        np.testing.assert_array_equal(np.array(kept), best)
-    with pytest.raises(Stop):
-        train_gan(tmp_path / "run", minutes=0, callbacks=[Score(), StopAt(2, 3)], early_stopping=watch())
-    checkpoints.release(tmp_path / "run")
-    assert_same(train_gan(tmp_path / "run", callbacks=[Score()], early_stopping=watch()), uninterrupted)
+def test_the_best_scored_average_is_kept(whole_gan):
+    gan, run, best, _ = whole_gan
+    assert run["history"]["fid"] == [3.0, 1.0, 2.0]
+    for kept, expected in zip(gan.average.weights, best, strict=True):
+        np.testing.assert_array_equal(np.array(kept), expected)
 
 
 def test_a_diverging_gan_names_both_losses(tmp_path):
@@ -362,25 +364,27 @@ def test_a_diverging_gan_names_both_losses(tmp_path):
     with pytest.raises(checkpoints.DivergedError, match=r"epoch 2, step 3: .*'d_loss': nan, 'g_loss': nan"):
         train_gan(tmp_path, callbacks=[Poison()])
     checkpoints.release(tmp_path)
-    assert checkpoints._read(max(tmp_path.glob("*.npz")))["epoch"] == 1
+    state = checkpoints._read(max(tmp_path.glob("*.npz")))
+    assert state["epoch"] == 1
+    assert state["arrays"]["best"]  # the best weights so far are in it
+    assert all(np.isfinite(array).all() for array in state["arrays"]["best"])
 
 
-def test_a_resumed_gan_ends_in_the_same_bits(tmp_path):
-    uninterrupted = train_gan(tmp_path / "whole")
+def test_a_resumed_gan_ends_in_the_same_bits(tmp_path, whole_gan):
     with pytest.raises(Stop):
-        train_gan(tmp_path / "run", minutes=0, callbacks=[StopAt(1, 3)])
-    checkpoints.release(tmp_path / "run")
-    assert_same(train_gan(tmp_path / "run"), uninterrupted)
+        train_gan(tmp_path, minutes=0, callbacks=[StopAt(2, 3)])
+    checkpoints.release(tmp_path)
+    assert_same(train_gan(tmp_path), whole_gan)
 
 
 @pytest.mark.parametrize("trainer", ["train", "train_gan"])
-def test_killed_at_random_moments(tmp_path, trainer):
+def test_killed_at_random_moments(tmp_path, trainer, request):
     """kill -9 during steps and saves (every step is checkpointed), each time started again, then to the end.
 
     `make soak` kills twenty times (KILLS), `make test` twice.
     """
     kills = int(os.environ.get("KILLS", "2"))
-    uninterrupted = globals()[trainer](tmp_path / "whole")
+    uninterrupted = request.getfixturevalue({"train": "whole", "train_gan": "whole_gan"}[trainer])
     script = f"""
         import sys
         sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "tests")!r}]

@@ -1,0 +1,138 @@
+"""The notebooks' networks in plain PyTorch, channels last: what `make bench` compares them with."""
+
+import itertools
+
+import torch
+from torch import nn
+from torch.nn import functional
+from torch.nn.utils.parametrizations import spectral_norm
+
+
+def vgg16(width):
+    stack, before = [], 3
+    for convolutions, channels in ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512)):
+        for _ in range(convolutions):
+            stack += [nn.Conv2d(before, round(channels * width), 3, padding=1, bias=False)]
+            before = round(channels * width)
+            stack += [nn.BatchNorm2d(before), nn.ReLU(inplace=True)]
+        stack += [nn.MaxPool2d(2)]
+    return nn.Sequential(*stack, nn.Flatten(), nn.Linear(before, 100))
+
+
+class Residual(nn.Module):
+    def __init__(self, before, channels, strides):
+        super().__init__()
+        self.main = nn.Sequential(
+            nn.Conv2d(before, channels, 3, strides, 1, bias=False), nn.BatchNorm2d(channels), nn.ReLU(inplace=True),
+            nn.Conv2d(channels, channels, 3, 1, 1, bias=False), nn.BatchNorm2d(channels),
+        )  # fmt: skip
+        self.shortcut = nn.Identity()
+        if strides > 1 or before != channels:
+            self.shortcut = nn.Sequential(nn.Conv2d(before, channels, 1, strides, bias=False), nn.BatchNorm2d(channels))
+
+    def forward(self, x):
+        return functional.relu(self.main(x) + self.shortcut(x))
+
+
+def resnet(depth, width):
+    stack, before = [nn.Conv2d(3, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True)], width
+    for stage in range(3):
+        for block in range((depth - 2) // 6):
+            stack += [Residual(before, width * 2**stage, 2 if stage and not block else 1)]
+            before = width * 2**stage
+    return nn.Sequential(*stack, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(before, 100))
+
+
+def classifier_step(model, batch_size, bfloat16=False):
+    """Return a function that takes one training step of `model` on a fixed batch."""
+    model = model.to(memory_format=torch.channels_last)
+    images = torch.randn(batch_size, 3, 32, 32).to(memory_format=torch.channels_last)
+    labels = torch.randint(0, 100, (batch_size,))
+    optimizer = torch.optim.AdamW(model.parameters(), 2e-3, weight_decay=0.05)
+
+    def step():
+        optimizer.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+            scores = model(images)
+        functional.cross_entropy(scores.float(), labels, label_smoothing=0.1).backward()
+        optimizer.step()
+
+    return step
+
+
+class ConditionalNorm(nn.Module):
+    def __init__(self, channels):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(channels, affine=False)
+        self.scale, self.shift = nn.Embedding(100, channels), nn.Embedding(100, channels)
+
+    def forward(self, x, label):
+        return functional.relu(self.norm(x) * self.scale(label)[:, :, None, None] + self.shift(label)[:, :, None, None])
+
+
+class Generator(nn.Module):
+    def __init__(self, channels, latent):
+        super().__init__()
+        widths = (4 * channels, 4 * channels, 2 * channels, channels)
+        self.start = nn.Linear(latent, 16 * widths[0])
+        self.norms = nn.ModuleList(ConditionalNorm(width) for width in widths)
+        self.ups = nn.ModuleList(nn.ConvTranspose2d(one, other, 4, 2, 1, bias=False) for one, other in itertools.pairwise(widths))
+        self.end = nn.Conv2d(channels, 3, 3, padding=1)
+
+    def forward(self, noise, label):
+        x = self.start(noise).view(len(noise), -1, 4, 4).to(memory_format=torch.channels_last)
+        for norm, up in zip(self.norms, self.ups, strict=False):
+            x = up(norm(x, label))
+        return torch.tanh(self.end(self.norms[-1](x, label)))
+
+
+class Discriminator(nn.Module):
+    def __init__(self, channels):
+        super().__init__()
+        layers, before = [], 3
+        for width, size, strides in ((1, 3, 1), (2, 4, 2), (4, 4, 2), (4, 4, 2)):
+            layers += [spectral_norm(nn.Conv2d(before, width * channels, size, strides, 1)), nn.LeakyReLU(0.1)]
+            before = width * channels
+        self.trunk = nn.Sequential(*layers)
+        self.score, self.classes = spectral_norm(nn.Linear(before, 1)), nn.Embedding(100, before)
+
+    def forward(self, images, label):
+        features = self.trunk(images).sum((2, 3))
+        return self.score(features)[:, 0] + (features * self.classes(label)).sum(1)
+
+
+def teacher(channels):
+    stack, before = [], 3
+    for width in (channels, 2 * channels, 4 * channels):
+        stack += [nn.Conv2d(before, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(), nn.AvgPool2d(2)]
+        before = width
+    return nn.Sequential(*stack, nn.AvgPool2d(2), nn.Flatten(), nn.Linear(4 * before, 100))
+
+
+def gan_step(channels, latent, batch_size, bfloat16=False):
+    """Return a function that takes one step of generator and discriminator on a fixed batch, teacher included."""
+    g, d = Generator(channels, latent), Discriminator(channels)
+    average, guide = Generator(channels, latent), teacher(channels).eval().requires_grad_(False)
+    g, d, average, guide = (model.to(memory_format=torch.channels_last) for model in (g, d, average, guide))
+    real = torch.randn(batch_size, 3, 32, 32).to(memory_format=torch.channels_last)
+    label = torch.randint(0, 100, (batch_size,))
+    optimizers = [torch.optim.Adam(model.parameters(), 4e-4, (0.0, 0.99)) for model in (g, d)]
+
+    def step():
+        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+            fake = g(torch.randn(batch_size, latent), label)
+            real_score, fake_score = d(torch.cat([real, fake.detach()]), torch.cat([label, label])).float().chunk(2)
+        optimizers[1].zero_grad()
+        (functional.relu(1 - real_score).mean() + functional.relu(1 + fake_score).mean()).backward()
+        d.requires_grad_(False)
+        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+            loss = functional.cross_entropy(guide(fake).float(), label) - d(fake, label).float().mean()
+        optimizers[0].zero_grad()
+        loss.backward()
+        d.requires_grad_(True)
+        for optimizer in optimizers:
+            optimizer.step()
+        with torch.no_grad():
+            torch._foreach_lerp_(list(average.parameters()), list(g.parameters()), 0.002)
+
+    return step

@@ -1,0 +1,87 @@
+"""The benchmark: what it counts, and one whole run of it, small."""
+
+import json
+import sys
+
+import keras
+import numpy as np
+import pytest
+from conftest import ROOT
+
+from notebooks import bench
+
+
+def test_multiply_adds_of_known_layers():
+    image = keras.Input((8, 8, 3))
+    x = keras.layers.Conv2D(4, 3, padding="same")(image)  # 8*8 positions x 3*3*3*4
+    x = keras.layers.SpectralNormalization(keras.layers.Conv2D(2, 4, strides=2, padding="same"))(x)  # 4*4 x 4*4*4*2
+    x = keras.layers.Conv2DTranspose(5, 4, strides=2, padding="same")(x)  # 4*4 x 4*4*2*5
+    x = keras.layers.Dense(10)(keras.layers.Flatten()(x))  # 8*8*5 x 10
+    expected = 64 * 27 * 4 + 16 * 16 * 8 + 16 * 16 * 10 + 320 * 10
+    assert bench.multiply_adds(keras.Model(image, x)) == expected
+
+
+def test_multiply_adds_of_vgg16_are_the_paper_s():
+    _, work = bench.build("VGG-16 x1")
+    assert work / 3 == pytest.approx(313.2e6, rel=0.001)
+
+
+def test_a_slow_contender_is_not_asked_again_and_again():
+    calls = {"fast": 0, "slow": 0}
+
+    def runner(name, seconds):
+        def run():
+            calls[name] += 1
+            bench.time.sleep(seconds)
+
+        return run
+
+    seconds = bench.interleave({"fast": runner("fast", 0), "slow": runner("slow", 0.02)}, repeats=5, patience=0.01)
+    assert calls == {"fast": 6, "slow": 2}  # the first call of each is not counted
+    assert {name: len(times) for name, times in seconds.items()} == {"fast": 5, "slow": 1}
+
+
+@pytest.mark.parametrize("network", ["VGG-16 x0.25", "GAN"])
+def test_bench_writes_what_it_prints(tmp_path, monkeypatch, capsys, network):
+    output = tmp_path / "bench.json"
+    monkeypatch.setattr(
+        sys, "argv", ["bench", "--steps=2", "--repeats=1", "--precision=float32", "--only", network, "--output", str(output)]
+    )
+    monkeypatch.setattr(bench, "peer_runners", lambda *_: {"torch float32": lambda: bench.time.sleep(0.01)})
+    bench.main()
+    record = json.loads(output.read_text())
+    (row,) = record["rows"]
+    speed = row["images_per_second"]
+    assert row["of_best_peer"] == pytest.approx(speed["fit"] / speed["torch float32"])
+    assert row["pipeline_cost"] == pytest.approx(1 - speed["fit"] / speed["one batch"])
+    assert 0 < row["of_ceiling"] < 1
+    assert record["start_up"]["seconds"] > 0
+    assert bench.report(record) in capsys.readouterr().out
+
+
+def test_minutes_to_an_accuracy():
+    record = {"seconds": 600.0, "history": {"val_accuracy": [0.2, 0.5, 0.4, 0.7]}}
+    assert bench.minutes_to(0.45, record) == 5.0
+    assert bench.minutes_to(0.6, record) == 10.0
+    assert bench.minutes_to(0.8, record) is None
+
+
+def test_without_torch_there_is_no_peer(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.delitem(sys.modules, "notebooks.peers", raising=False)
+    assert bench.peer_runners("GAN", 8, 2) == {}
+
+
+def test_peers_have_the_notebooks_parameters():
+    pytest.importorskip("torch")
+    from notebooks import peers
+
+    for network, peer in (("VGG-16 x0.25", peers.vgg16(0.25)), ("ResNet-20", peers.resnet(20, 16))):
+        model, _ = bench.build(network)
+        trainable = sum(int(np.prod(weight.shape)) for weight in model.trainable_weights)
+        assert trainable == sum(parameter.numel() for parameter in peer.parameters())
+
+
+def test_readme_says_what_the_benchmark_measured():
+    record = json.loads((ROOT / "results" / "bench" / "bench.json").read_text())
+    assert bench.report(record) in (ROOT / "README.md").read_text()
