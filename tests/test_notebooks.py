@@ -62,7 +62,7 @@ def utils_records(folder):
 def test_chain_says_first_how_long_it_takes_and_on_what(chain):
     first = chain[1].splitlines()[0]
     assert "stand-in, NOT CIFAR-100" in first
-    assert "minutes" in first
+    assert "expect about 10 minutes" in first
 
 
 def test_chain_writes_every_record_in_full(chain):
@@ -154,6 +154,16 @@ def test_a_failing_cell_ends_the_run_with_its_name_and_keeps_the_notebook(copy):
         assert part in end
     executed = nbformat.read(copy / "results" / "shapes100" / "notebooks" / "gan_synthetic_images.ipynb", 4)
     assert any(output.output_type == "error" for cell in executed.cells if cell.cell_type == "code" for output in cell.outputs)
+
+
+def test_one_notebook_can_be_run_alone(monkeypatch, capsys):
+    ran = []
+    monkeypatch.setattr(run, "execute", lambda name, dataset, parameters: ran.append((name, dataset, parameters)) or True)
+    command = ["run", "--dataset", "shapes100", "--only", "resnet_baseline", "-p", "EPOCHS", "3", "-p", "LATENT_DIM", "8"]
+    monkeypatch.setattr(sys, "argv", command)
+    assert run.main() == 0
+    assert ran == [("resnet_baseline", "shapes100", {"EPOCHS": 3, "DATASET": "shapes100"})]
+    assert "expect about 2 minutes" in capsys.readouterr().out
 
 
 def test_an_unknown_parameter_is_an_error(copy):
