@@ -302,15 +302,25 @@ def environment():
     """Return device, versions, commit and peak resident memory (MB), as they stand in every record."""
     packages = ("tensorflow", "torch", "keras", "numpy")
     installed = {package: metadata.version(package) for package in packages if _installed(package)}
-    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
-    commit = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or None
     return {
         "device": device(),
         "versions": {"python": platform.python_version(), **installed, "backend": keras.backend.backend()},
-        "commit": commit,
+        "commit": _commit(),
         "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
         "date": time.strftime("%Y-%m-%d"),
     }
+
+
+def _commit():
+    """Return the commit, "-dirty" if code differs from it (what runs write does not count); None outside git."""
+    head, changed = (
+        subprocess.run(["git", "-C", str(ROOT), *command], capture_output=True, text=True, check=False).stdout.strip()
+        for command in (
+            ("rev-parse", "--short", "HEAD"),
+            ("status", "--porcelain", "--", "*.py", "notebooks", "requirements.txt"),
+        )
+    )
+    return head + "-dirty" * bool(changed) if head else None
 
 
 def _installed(package):

@@ -66,12 +66,12 @@ def build(network):
 def multiply_adds(model):
     """Return the multiply-adds of one image going forward through convolutions and dense layers."""
     total = 0
-    for layer in model.layers:
-        layer = getattr(layer, "layer", layer)  # inside a SpectralNormalization
+    for outer in model.layers:
+        layer = getattr(outer, "layer", outer)  # what is inside a SpectralNormalization
         if isinstance(layer, keras.layers.Conv2DTranspose):
-            total += np.prod(layer.input.shape[1:3]) * np.prod(layer.kernel.shape)
+            total += np.prod(outer.input.shape[1:3]) * np.prod(layer.kernel.shape)
         elif isinstance(layer, keras.layers.Conv2D):
-            total += np.prod(layer.output.shape[1:3]) * np.prod(layer.kernel.shape)
+            total += np.prod(outer.output.shape[1:3]) * np.prod(layer.kernel.shape)
         elif isinstance(layer, keras.layers.Dense):
             total += np.prod(layer.kernel.shape)
     return int(total)
@@ -92,7 +92,7 @@ def fixed_runner(model, batch_size, steps):
     rng = np.random.default_rng(0)
     labels = np.eye(100, dtype="float32")[rng.integers(0, 100, batch_size)]
     batch = tf.data.Dataset.from_tensors((rng.integers(0, 256, (batch_size, 32, 32, 3), np.uint8), labels)).repeat(steps)
-    return lambda: model.fit(batch, verbose=0)
+    return lambda: model.fit(batch, shuffle=False, verbose=0)
 
 
 def peer_runners(network, batch_size, steps):

@@ -1,6 +1,7 @@
 """Parameters, records and the layers shared by the notebooks."""
 
 import json
+import subprocess
 
 import keras
 import numpy as np
@@ -51,6 +52,24 @@ def test_record_is_written_whole_or_not_at_all(project):
         utils.write_record("run", **record(test_accuracy=float("nan")))
     assert json.loads(path.read_text()) == written
     assert [p.name for p in path.parent.iterdir()] == ["run.json"]
+
+
+def test_the_commit_is_dirty_where_code_differs_alone(project):
+    def git(*command):
+        identity = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
+        return subprocess.run(["git", "-C", project, *identity, *command], check=True, capture_output=True, text=True).stdout
+
+    assert utils.environment()["commit"] is None
+    git("init", "-q")
+    for name in ("utils.py", "results.json"):
+        (project / name).write_text("1\n")
+    git("add", ".")
+    git("commit", "-qm", "first")
+    head = git("rev-parse", "--short", "HEAD").strip()
+    (project / "results.json").write_text("2\n")
+    assert utils.environment()["commit"] == head
+    (project / "utils.py").write_text("2\n")
+    assert utils.environment()["commit"] == f"{head}-dirty"
 
 
 def test_record_without_what_it_needs_is_refused(project):
