@@ -14,7 +14,7 @@ soak: .venv/dev  ## twenty kill -9 in a row, for the GAN and the classifier
 fuzz: .venv/dev  ## 3,000 damaged or made-up files
 	CASES=500 $(BIN)/python -m pytest tests/test_fuzz.py
 
-bench: .venv/bench  ## training speed against plain PyTorch; results/bench
+bench: .venv/bench  ## training speed against plain PyTorch, to results/bench
 	$(BIN)/python -m notebooks.bench $(ARGS)
 
 lab: .venv/run  ## Jupyter in the browser

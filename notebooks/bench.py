@@ -5,6 +5,7 @@ medians are compared. Prints a table, writes results/bench/<date>.json, gives no
 """
 
 import argparse
+import contextlib
 import json
 import statistics
 import subprocess
@@ -32,7 +33,8 @@ def cells(notebook, *starts, **names):
     space |= {"mean": np.full(3, 120.0), "variance": np.full(3, 4000.0), "SEED": 0} | names
     for cell in nbformat.read(HERE / f"{notebook}.ipynb", 4).cells:
         if cell.cell_type == "code" and any(start in cell.source for start in starts):
-            exec(cell.source, space)
+            with contextlib.redirect_stdout(None):  # a cell may print a summary
+                exec(cell.source, space)
     return space
 
 

@@ -130,17 +130,10 @@ def as_jpeg(data, largest=200_000):
         data["image/jpeg"] = base64.b64encode(buffer.getvalue()).decode()
 
 
-def with_block(text, name, block):
-    """Return `text` with `block` between its two markers of that name."""
-    start, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
-    before, _, rest = text.partition(start)
-    return f"{before}{start}{block}{end}{rest.partition(end)[2]}"
-
-
 def publish(dataset):
     """Copy the executed notebooks back to notebooks/: outputs kept but for real images and TensorFlow's greetings.
 
-    The README receives the table of records and the benchmark's.
+    The README receives the table of records.
     """
     remove = TagRemovePreprocessor(remove_all_outputs_tags={"real-images"})
     for name in NOTEBOOKS:
@@ -157,12 +150,11 @@ def publish(dataset):
             tags = cell.metadata.get("tags")
             cell.metadata = {"tags": tags} if tags else {}
         nbformat.write(notebook, HERE / f"{name}.ipynb")
-    from notebooks import bench  # imports Keras, which the rest does without
-
-    readme, results = HERE.parent / "README.md", HERE.parent / "results"
-    text = with_block(readme.read_text(), "results", results_text(results / dataset))
-    measured = json.loads((results / "bench" / "bench.json").read_text())
-    readme.write_text(with_block(text, "performance", bench.report(measured)))
+    readme = HERE.parent / "README.md"
+    start, end = "<!-- results -->\n", "<!-- /results -->"
+    before, _, rest = readme.read_text().partition(start)
+    text = results_text(HERE.parent / "results" / dataset)
+    readme.write_text(f"{before}{start}{text}{end}{rest.partition(end)[2]}")
     return 0
 
 
