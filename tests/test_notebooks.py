@@ -62,7 +62,7 @@ def utils_records(folder):
 def test_chain_says_first_how_long_it_takes_and_on_what(chain):
     first = chain[1].splitlines()[0]
     assert "stand-in, NOT CIFAR-100" in first
-    assert "expect about 10 minutes" in first
+    assert "expect about 8 minutes" in first
 
 
 def test_chain_writes_every_record_in_full(chain):
@@ -163,7 +163,7 @@ def test_one_notebook_can_be_run_alone(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", command)
     assert run.main() == 0
     assert ran == [("resnet_baseline", "shapes100", {"EPOCHS": 3, "DATASET": "shapes100"})]
-    assert "expect about 2 minutes" in capsys.readouterr().out
+    assert "expect about 1 minutes" in capsys.readouterr().out
 
 
 def test_an_unknown_parameter_is_an_error(copy):
