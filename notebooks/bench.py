@@ -1,7 +1,7 @@
 """Measure training speed: `make bench`. The notebooks' own cells, side by side with plain PyTorch and the machine's ceiling.
 
 Every contender takes a few steps in turn, again and again, so that a slow minute of the machine meets all of them;
-medians are compared. Prints a table, writes results/bench/<date>.json, gives no verdict.
+medians are compared. Prints a table, writes results/bench/bench.json, gives no verdict.
 """
 
 import argparse
