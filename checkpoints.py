@@ -29,12 +29,14 @@ class Batches(keras.utils.PyDataset):
 
     The order depends on (seed, epoch) alone and the augmentation on (seed, epoch, step) alone, so that a training
     taken up again at any step sees the same data. All batches are full: the order wraps round. `pad` is the largest
-    shift of a crop in pixels, `steps` the number of batches an epoch, `start` the first one of the current epoch.
-    Epochs count from 1: `fit` advances the number before the first one too.
+    shift of a crop in pixels, `noise` the size of a normal vector that comes with each image (a GAN's), `steps` the
+    number of batches an epoch, `start` the first one of the current epoch. Epochs count from 1: `fit` advances the
+    number before the first one too.
     """
 
-    def __init__(self, images, labels, batch_size, seed=0, pad=4, steps=None, classes=100):
+    def __init__(self, images, labels, batch_size, seed=0, pad=4, noise=0, steps=None, classes=100):
         super().__init__()
+        self.noise = noise
         self.images, self.labels, self.batch_size, self.seed, self.pad = images, labels, batch_size, seed, pad
         self.steps, self.classes = steps or -(-len(images) // batch_size), classes
         self.epoch, self.start, self._order = 0, 0, (None, None)
@@ -47,8 +49,10 @@ class Batches(keras.utils.PyDataset):
         if order[0] != epoch:  # a local name, as a thread that reads ahead may be in another epoch
             self._order = order = epoch, np.random.default_rng((self.seed, epoch)).permutation(len(self.images))
         chosen = np.take(order[1], range(step * self.batch_size, (step + 1) * self.batch_size), mode="wrap")
-        images = crop_and_flip(self.images[chosen], np.random.default_rng((self.seed, epoch, step)), self.pad)
-        return images, np.eye(self.classes, dtype="float32")[self.labels[chosen]]
+        rng = np.random.default_rng((self.seed, epoch, step))
+        images = crop_and_flip(self.images[chosen], rng, self.pad)
+        inputs = (images, rng.standard_normal((self.batch_size, self.noise), "float32")) if self.noise else images
+        return inputs, np.eye(self.classes, dtype="float32")[self.labels[chosen]]
 
     def on_epoch_end(self):
         self.epoch, self.start = self.epoch + 1, 0
@@ -117,10 +121,9 @@ def claim(folder):
 
 
 def release(folder):
-    """Give back a folder taken by `claim`."""
-    lock = _locks.pop(Path(folder).resolve(), None)
-    if lock:
-        lock.release()
+    """Give back a folder taken by `claim`, and those within it."""
+    for path in [path for path in _locks if path.is_relative_to(Path(folder).resolve())]:
+        _locks.pop(path).release()
 
 
 class _Saver(keras.callbacks.Callback):

@@ -57,7 +57,7 @@ def build(network):
     teacher = space["build_classifier"](16)
     space |= {"teacher": teacher, "GUIDANCE": 0.1, "MATCHING": 0.05, "AUGMENT": False, "EMA_MOMENTUM": 0.998}
     space |= {"real_means": np.zeros((100, 256), "float32"), "feature_scale": 1.0}
-    starts = ("def conditional_normalization", "def build_discriminator", "class GAN")
+    starts = ("def conditional_normalization", "def build_discriminator", "class ClassMeans", "class GAN")
     gan = cells("gan_synthetic_images", *starts, **space)["GAN"]()
     gan.compile(keras.optimizers.Adam(4e-4, beta_1=0.0, beta_2=0.99))
     # generator: forward and two gradients; discriminator: the same on real and fake, and once more for the generator
@@ -79,11 +79,11 @@ def multiply_adds(model):
     return int(total)
 
 
-def fit_runner(model, batch_size, steps):
+def fit_runner(model, batch_size, steps, noise=0):
     """Return a function that trains `steps` steps with `fit`, pipeline included."""
     rng = np.random.default_rng(0)
     images, labels = rng.integers(0, 256, (IMAGES, 32, 32, 3), np.uint8), rng.integers(0, 100, IMAGES)
-    batches = checkpoints.Batches(images, labels, batch_size, steps=steps)
+    batches = checkpoints.Batches(images, labels, batch_size, noise=noise, steps=steps)
     return lambda: model.fit(batches, shuffle=False, verbose=0)
 
 

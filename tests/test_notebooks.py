@@ -99,7 +99,7 @@ def test_chain_writes_images_that_its_manifest_and_records_name(chain):
     assert manifest["images_sha256"] == utils.digest(images, labels)
     assert records["vgg16_gan"]["synthetic_digest"] == utils.digest(images)
     assert manifest["train_digest"] == utils.digest(utils.split(data.y_train, real_fraction=0.2)[0])
-    assert manifest["generator_sha256"] == utils.file_sha256(folder / "results" / "shapes100" / "generator.keras")
+    assert manifest["generator_sha256"] == utils.file_sha256(folder / "results" / "shapes100" / "gan_generator.keras")
 
 
 def test_chain_draws_every_figure_and_the_table(chain):
@@ -302,8 +302,8 @@ def test_wrong_parameters_are_refused_before_anything_is_loaded(name):
 def test_committed_records_belong_to_committed_files():
     results = ROOT / "results" / "cifar100"
     record = json.loads((results / "gan.json").read_text())
-    assert record["generator_sha256"] == utils.file_sha256(results / "generator.keras")
-    assert (results / "generator.keras").stat().st_size < 20e6
+    assert record["generator_sha256"] == utils.file_sha256(results / "gan_generator.keras")
+    assert (results / "gan_generator.keras").stat().st_size < 20e6
     names = [path.name for path in (ROOT / "synthetic_images" / "cifar100").iterdir() if path.is_dir()]
     images, labels, manifest = utils.load_synthetic(ROOT / "synthetic_images" / "cifar100", sorted(names))
     assert manifest["images_sha256"] == utils.digest(images, labels)

@@ -305,7 +305,7 @@ class Score(keras.callbacks.Callback):
 def train_gan(folder, minutes=5, callbacks=()):
     """Train notebook 1's GAN, tiny, with a teacher, for 3 epochs of 6 steps."""
     notebook = nbformat.read(ROOT / "notebooks" / "gan_synthetic_images.ipynb", 4)
-    starts = ("def build_classifier", "def conditional_normalization", "def build_discriminator", "def augment", "class GAN")
+    starts = ("def build_classifier", "def conditional_normalization", "def build_discriminator", "def augment", "class ClassMeans", "class GAN")
     space = {"keras": keras, "layers": keras.layers, "ops": keras.ops, "utils": utils, "LATENT_DIM": 4, "CHANNELS": 2, "SEED": 0}
     space |= {"EMA_MOMENTUM": 0.9, "AUGMENT": True, "GUIDANCE": 0.5, "MATCHING": 0.5, "mean": np.zeros(3), "variance": np.ones(3)}
     space |= {"real_means": np.ones((100, 32), "float32"), "feature_scale": 100.0}
@@ -316,7 +316,7 @@ def train_gan(folder, minutes=5, callbacks=()):
     space["teacher"] = space["build_classifier"](2)
     gan = space["GAN"]()
     gan.compile(keras.optimizers.Adam(1e-3, beta_1=0.0))
-    batches = checkpoints.Batches(*tiny_data(), 8, classes=100, pad=0, steps=6)
+    batches = checkpoints.Batches(*tiny_data(), 8, classes=100, pad=0, noise=4, steps=6)
     run = checkpoints.fit(
         gan, batches, epochs=3, folder=folder, parameters={}, minutes=minutes, callbacks=[Score(), *callbacks], verbose=0,
         early_stopping=keras.callbacks.EarlyStopping("fid", mode="min", patience=10, restore_best_weights=True),
