@@ -1,5 +1,6 @@
 """Training that can be interrupted: batches that depend on (seed, epoch, step) alone, and `fit` with checkpoints."""
 
+import contextlib
 import json
 import math
 import os
@@ -11,6 +12,8 @@ import filelock
 import keras
 import numpy as np
 
+import devices
+
 KEPT = 2  # newest checkpoints, so that a torn one has a predecessor
 EARLY_STOPPING = ("wait", "stopped_epoch", "best", "best_epoch")
 _locks = {}
@@ -18,6 +21,10 @@ _locks = {}
 
 class CheckpointError(RuntimeError):
     """A checkpoint or a folder that must not be used; the message says which and why."""
+
+
+class WorkerLostError(RuntimeError):
+    """Another worker of a training on several machines is gone."""
 
 
 class DivergedError(RuntimeError):
@@ -77,13 +84,17 @@ def fit(model, batches, *, epochs, folder, parameters, resume=True, minutes=5, e
     ends in the same bits as a call never interrupted. A finished training is not repeated; `resume=False`, or other
     parameters, start anew.
 
+    On several machines, which share the folder, the chief writes checkpoints, and only at the end of an epoch.
+
     Returns a dictionary: `history` (a list an epoch for each metric), `seconds` and `steps` of the whole training.
     Raises `CheckpointError` where an unfinished checkpoint has other parameters or another run uses the folder,
-    `DivergedError` at a loss that is not finite (the checkpoints before it stay).
+    `DivergedError` at a loss that is not finite (the checkpoints before it stay), `WorkerLostError`.
     """
     claim(folder)
     given = {"epochs": epochs, "weights": sum(math.prod(weight.shape) for weight in model.weights)}
     given |= {"precision": keras.config.dtype_policy().name, "backend": keras.backend.backend()}
+    replicas = devices.strategy().num_replicas_in_sync
+    given |= {"replicas": replicas} if replicas > 1 else {}
     parameters = json.loads(json.dumps(parameters | given))
     saver = _Saver(batches, Path(folder), parameters, early_stopping, minutes)
     saver.state = _newest(saver.folder, parameters) if resume else None
@@ -99,13 +110,32 @@ def fit(model, batches, *, epochs, folder, parameters, resume=True, minutes=5, e
         last = epoch + 1 if start else epochs  # what is left of an epoch is a call of its own: it has fewer steps
         if start:
             model.test_on_batch(*batches[0])  # makes the metrics' variables, so that they can be restored
-        model.fit(batches, initial_epoch=epoch, epochs=last, callbacks=callbacks, shuffle=False, **arguments)
+        with _naming_lost_workers(folder):
+            model.fit(batches, initial_epoch=epoch, epochs=last, callbacks=callbacks, shuffle=False, **arguments)
     saver.restore(model)
     return {key: saver.state[key] for key in ("history", "seconds", "steps")}
 
 
+@contextlib.contextmanager
+def _naming_lost_workers(folder):
+    """Turn the error that the loss of a worker ends in (after some ten seconds) into one that says what to do."""
+    try:
+        yield
+    except Exception as error:
+        lost = type(error).__name__ in ("UnavailableError", "AbortedError", "CancelledError", "DeadlineExceededError")
+        if not (lost and devices.is_multi_worker()):
+            raise
+        advice = "Start all workers again: the training goes on from the newest checkpoint"
+        raise WorkerLostError(f"another worker was lost during the training in {folder}. {advice}.") from error
+
+
 def claim(folder):
-    """Take `folder` for this process until it ends or calls `release`. Raises `CheckpointError` if another has it."""
+    """Take `folder` for this process until it ends or calls `release`. Raises `CheckpointError` if another has it.
+
+    Of several workers the chief takes it for all.
+    """
+    if not devices.is_chief():
+        return
     folder = Path(folder).resolve()
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -184,7 +214,8 @@ class _Saver(keras.callbacks.Callback):
         losses = {name: float(value) for name, value in (logs or {}).items()}
         if not all(math.isfinite(value) for value in losses.values()):
             raise DivergedError(f"epoch {self.epoch + 1}, step {step}: {losses}. The last checkpoint is from before it.")
-        if step < self.batches.steps and time.perf_counter() - self.saved > 60 * self.minutes:
+        due = time.perf_counter() - self.saved > 60 * self.minutes and not devices.is_multi_worker()  # clocks differ
+        if due and step < self.batches.steps:
             self.capture(self.epoch, step)
 
     def on_epoch_end(self, epoch, logs=None):
@@ -198,6 +229,8 @@ class _Saver(keras.callbacks.Callback):
 
 def _write(folder, state):
     """Write a checkpoint under a temporary name and rename it. A full disk costs the checkpoint, not the training."""
+    if not devices.is_chief():
+        return
     path = folder / "{epoch:05d}-{step:07d}.npz".format(**state)
     partial = path.with_suffix(".partial")
     arrays = {f"{group}/{i}": value for group, values in state["arrays"].items() for i, value in enumerate(values)}
@@ -247,5 +280,7 @@ def _newest(folder, parameters):
 
 
 def _remove(folder, keep):
+    if not devices.is_chief():
+        return
     for path in sorted(folder.glob("*.npz"), reverse=True)[keep:] + list(folder.glob("*.partial")):
         path.unlink(missing_ok=True)

@@ -1,5 +1,7 @@
 """What the three notebooks share: load, split, merge, batch, record, plot. No model lives here."""
 
+import atexit
+import functools
 import hashlib
 import json
 import logging
@@ -8,6 +10,7 @@ import platform
 import resource
 import shutil
 import subprocess
+import tempfile
 import time
 from importlib import metadata
 from pathlib import Path
@@ -24,10 +27,10 @@ import seaborn
 from PIL import Image
 
 from cifar100 import DATASETS, ROOT, TITLES, DataError, load  # noqa: F401
+from devices import PRECISIONS, device, has_gpu, is_chief, set_precision, strategy  # noqa: F401
 
 logging.getLogger("tensorflow").setLevel("ERROR")  # it takes each model a notebook builds for a mistake
 
-PRECISIONS = ("auto", "float32", "mixed_bfloat16", "mixed_float16")
 SYNTHETIC = ROOT / "synthetic_images"
 
 # ---------------------------------------------------------------------------------------------------- split
@@ -82,6 +85,8 @@ def channel_statistics(images):
 
 def save_synthetic(folder, images, labels, class_names, manifest):
     """Write `folder`/<class name>/<0000>.png and manifest.json, in place of what an earlier run left there."""
+    if not is_chief():
+        return
     folder = Path(folder)
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -210,6 +215,9 @@ class BatchNormalization(keras.layers.BatchNormalization):
             epsilon=self.epsilon, is_training=training,
         )  # fmt: skip
         if training:
+            context = tf.distribute.get_replica_context()
+            if context.num_replicas_in_sync > 1:  # else each device would keep moving averages of its own
+                mean, variance = context.all_reduce(tf.distribute.ReduceOp.MEAN, [mean, variance])
             for moving, batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
                 moving.assign(moving * self.momentum + batch * (1.0 - self.momentum))
         return outputs
@@ -221,41 +229,6 @@ def warmup_cosine(peak, steps, warmup):
     if not warmup:
         return keras.optimizers.schedules.CosineDecay(peak, steps)
     return keras.optimizers.schedules.CosineDecay(peak / 10, steps - warmup, warmup_target=peak, warmup_steps=warmup)
-
-
-def has_gpu():
-    """Whether the backend sees a GPU."""
-    if keras.backend.backend() == "torch":
-        import torch
-
-        return torch.cuda.is_available()
-    import tensorflow as tf
-
-    return bool(tf.config.list_physical_devices("GPU"))
-
-
-def set_precision(precision="auto"):
-    """Set Keras's dtype policy and return its name. "auto" times a convolution: bfloat16 if 1.3 times faster.
-
-    On Xeons with AMX and on current GPUs it is; on a CPU without it, it is many times slower.
-    """
-    if precision == "auto":
-        seconds = {dtype: _convolution_seconds(dtype) for dtype in ("float32", "bfloat16")}
-        precision = "mixed_bfloat16" if seconds["bfloat16"] * 1.3 < seconds["float32"] else "float32"
-    keras.config.set_dtype_policy(precision)
-    return precision
-
-
-def _convolution_seconds(dtype, repeats=5):
-    images, kernel = keras.ops.ones((64, 16, 16, 64), dtype), keras.ops.ones((3, 3, 64, 64), dtype)
-    seconds = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        for _ in range(5):
-            result = keras.ops.conv(images, kernel, padding="same")
-        keras.ops.convert_to_numpy(keras.ops.cast(result[0, 0, 0, 0], "float32"))  # waits for a GPU
-        seconds.append(time.perf_counter() - start)
-    return min(seconds)
 
 
 def check_parameters(values, **limits):
@@ -299,11 +272,13 @@ RECORD_KEYS = {
 
 
 def environment():
-    """Return device, versions, commit and peak resident memory (MB), as they stand in every record."""
+    """Return devices, versions, commit and peak resident memory (MB), as they stand in every record."""
+    replicas = strategy().num_replicas_in_sync  # first: a strategy of several machines comes before all else
     packages = ("tensorflow", "torch", "keras", "numpy")
     installed = {package: metadata.version(package) for package in packages if _installed(package)}
     return {
         "device": device(),
+        "replicas": replicas,
         "versions": {"python": platform.python_version(), **installed, "backend": keras.backend.backend()},
         "commit": _commit(),
         "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
@@ -330,24 +305,6 @@ def _installed(package):
         return False
 
 
-def device():
-    """Return the device in words: the GPU's name, or the processor's with the number of cores."""
-    if has_gpu() and keras.backend.backend() == "torch":
-        import torch
-
-        return torch.cuda.get_device_name()
-    if has_gpu():
-        import tensorflow as tf
-
-        return tf.config.experimental.get_device_details(tf.config.list_physical_devices("GPU")[0])["device_name"]
-    info = Path("/proc/cpuinfo")
-    names = (
-        [line.split(":")[1].strip() for line in info.read_text().splitlines() if "model name" in line] if info.exists() else []
-    )
-    features = [word for word in ("avx2", "avx512f", "amx_bf16") if info.exists() and word in info.read_text()]
-    return f"{os.cpu_count()} cores, {names[0] if names else platform.processor()} ({', '.join(features)})"
-
-
 def write_record(name, **record):
     """Write results/<dataset>/<name>.json, whole or not at all, and return its path."""
     record = {"name": name, **record, **environment()}
@@ -367,16 +324,29 @@ def write_record(name, **record):
 
 
 def results_folder(dataset):
-    """Return results/<dataset>, made if need be."""
-    folder = ROOT / "results" / dataset
+    """Return results/<dataset>, made if need be; for a worker other than the chief a folder that goes with the process."""
+    folder = (ROOT if is_chief() else _scratch()) / "results" / dataset
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def checkpoint_folder(dataset, run):
+    """Return the folder of a run's checkpoints, which the workers share: the chief writes, all read."""
+    return ROOT / "results" / dataset / "checkpoints" / run
+
+
+@functools.cache
+def _scratch():
+    folder = tempfile.TemporaryDirectory()
+    atexit.register(folder.cleanup)
+    return Path(folder.name)
 
 
 def read_records(dataset):
     """Return all records of a dataset, by name. Raises `DataError` for one that is not whole."""
     records = {}
-    for path in sorted((ROOT / "results" / dataset).glob("*.json")):
+    folders = dict.fromkeys((ROOT / "results" / dataset, results_folder(dataset)))
+    for path in sorted(path for folder in folders for path in folder.glob("*.json")):
         try:
             records[path.stem] = json.loads(path.read_text())
         except ValueError as error:

@@ -101,18 +101,33 @@ class Discriminator(nn.Module):
         return self.score(features)[:, 0] + (features * self.classes(label)).sum(1)
 
 
-def teacher(channels):
-    stack, before = [], 3
-    for width in (channels, 2 * channels, 4 * channels):
-        stack += [nn.Conv2d(before, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(), nn.AvgPool2d(2)]
-        before = width
-    return nn.Sequential(*stack, nn.AvgPool2d(2), nn.Flatten(), nn.Linear(4 * before, 100))
+class Teacher(nn.Module):
+    def __init__(self, channels):
+        super().__init__()
+        stack, before = [], 3
+        for width in (channels, 2 * channels, 4 * channels):
+            stack += [nn.Conv2d(before, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(), nn.AvgPool2d(2)]
+            before = width
+        self.trunk, self.end = nn.Sequential(*stack, nn.AvgPool2d(2), nn.Flatten()), nn.Linear(4 * before, 100)
+        self.means, self.running = torch.zeros(100, 4 * before), torch.zeros(100, 4 * before)
+
+    def gap(self, features, label):
+        """The distance between generated and real class means, as in notebook 1's ClassMeans."""
+        y = functional.one_hot(label, 100).to(features)
+        count = y.sum(0)[:, None]
+        mean = y.T @ features.detach() / count.clamp(min=1)
+        self.running = self.running * 0.9**count + mean * (1 - 0.9**count)
+        return ((features - y @ self.means) * (y @ (self.running - self.means))).sum(1).mean()
+
+    def forward(self, images, label):
+        features = self.trunk(images)
+        return functional.cross_entropy(self.end(features).float(), label), self.gap(features.float(), label)
 
 
 def gan_step(channels, latent, batch_size, bfloat16=False):
     """Return a function that takes one step of generator and discriminator on a fixed batch, teacher included."""
     g, d = Generator(channels, latent), Discriminator(channels)
-    average, guide = Generator(channels, latent), teacher(channels).eval().requires_grad_(False)
+    average, guide = Generator(channels, latent), Teacher(channels).eval().requires_grad_(False)
     g, d, average, guide = (model.to(memory_format=torch.channels_last) for model in (g, d, average, guide))
     real = torch.randn(batch_size, 3, 32, 32).to(memory_format=torch.channels_last)
     label = torch.randint(0, 100, (batch_size,))
@@ -126,7 +141,8 @@ def gan_step(channels, latent, batch_size, bfloat16=False):
         (functional.relu(1 - real_score).mean() + functional.relu(1 + fake_score).mean()).backward()
         d.requires_grad_(False)
         with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
-            loss = functional.cross_entropy(guide(fake).float(), label) - d(fake, label).float().mean()
+            opinion, gap = guide(fake, label)
+            loss = 0.1 * opinion + 0.05 * gap - d(fake, label).float().mean()
         optimizers[0].zero_grad()
         loss.backward()
         d.requires_grad_(True)

@@ -85,7 +85,9 @@ def choose_dataset():
 
 def execute(name, dataset, parameters):
     """Execute one notebook into results/<dataset>/notebooks. Returns whether all cells passed."""
-    output = HERE.parent / "results" / dataset / "notebooks" / f"{name}.ipynb"
+    worker = json.loads(os.environ.get("TF_CONFIG") or "{}").get("task", {}).get("index", 0)
+    run = parameters.get("RUN", name) + f"-worker{worker}" * bool(worker)  # trainings of several names, workers: a copy each
+    output = HERE.parent / "results" / dataset / "notebooks" / f"{run}.ipynb"
     output.parent.mkdir(parents=True, exist_ok=True)
     print(f"\n== {name} ==", flush=True)
     start = time.perf_counter()

@@ -24,14 +24,15 @@ TINY = {  # 8 channels: PyTorch 2.13 hangs in the backward pass of a strided con
 }  # fmt: skip
 
 
-def run_notebooks(folder, parameters, dataset="shapes100", backend="tensorflow"):
+def run_notebooks(folder, parameters, dataset="shapes100", backend="tensorflow", only=None, environment=()):
     """Run `python -m notebooks.run` in a copy of the project, as `make run` does."""
     overrides = [word for name, value in parameters.items() for word in ("-p", name, str(value))]
-    command = [sys.executable, "-m", "notebooks.run", "--dataset", dataset, *overrides]
+    command = [sys.executable, "-m", "notebooks.run", "--dataset", dataset, *overrides, *(["--only", only] if only else [])]
     environment = os.environ | {
         "HOME": str(folder),
         "KERAS_BACKEND": backend,
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+        **dict(environment),
     }
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=400)
 

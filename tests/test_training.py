@@ -11,12 +11,12 @@ from pathlib import Path
 
 import filelock
 import keras
-import nbformat
 import numpy as np
 import pytest
 
 import checkpoints
 import utils
+from notebooks import bench
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -302,20 +302,29 @@ class Score(keras.callbacks.Callback):
             self.average = [np.array(weight) for weight in self.model.average.weights]
 
 
-def train_gan(folder, minutes=5, callbacks=()):
-    """Train notebook 1's GAN, tiny, with a teacher, for 3 epochs of 6 steps."""
-    notebook = nbformat.read(ROOT / "notebooks" / "gan_synthetic_images.ipynb", 4)
-    starts = ("def build_classifier", "def conditional_normalization", "def build_discriminator", "def augment", "class ClassMeans", "class GAN")
-    space = {"keras": keras, "layers": keras.layers, "ops": keras.ops, "utils": utils, "LATENT_DIM": 4, "CHANNELS": 2, "SEED": 0}
-    space |= {"EMA_MOMENTUM": 0.9, "AUGMENT": True, "GUIDANCE": 0.5, "MATCHING": 0.5, "mean": np.zeros(3), "variance": np.ones(3)}
-    space |= {"real_means": np.ones((100, 32), "float32"), "feature_scale": 100.0}
-    for cell in notebook.cells:
-        if cell.cell_type == "code" and any(start in cell.source for start in starts):
-            exec(cell.source, space)
+def tiny_gan(**choices):
+    """Notebook 1's GAN, tiny, with a teacher."""
+    names = {
+        "LATENT_DIM": 4,
+        "CHANNELS": 2,
+        "EMA_MOMENTUM": 0.9,
+        "AUGMENT": True,
+        "replicas": 1,
+        "GUIDANCE": 0.5,
+        "MATCHING": 0.5,
+    }
+    names |= {"real_means": np.ones((100, 32), "float32"), "feature_scale": 100.0} | choices
+    starts = ("def conditional_normalization", "def build_discriminator", "def augment", "class ClassMeans", "class GAN")
     keras.utils.set_random_seed(0)
-    space["teacher"] = space["build_classifier"](2)
-    gan = space["GAN"]()
+    teacher = bench.cells("gan_synthetic_images", "def build_classifier", **names)["build_classifier"](2)
+    gan = bench.cells("gan_synthetic_images", *starts, teacher=teacher, **names)["GAN"]()
     gan.compile(keras.optimizers.Adam(1e-3, beta_1=0.0))
+    return gan
+
+
+def train_gan(folder, minutes=5, callbacks=()):
+    """Train the tiny GAN for 3 epochs of 6 steps."""
+    gan = tiny_gan()
     batches = checkpoints.Batches(*tiny_data(), 8, classes=100, pad=0, noise=4, steps=6)
     run = checkpoints.fit(
         gan, batches, epochs=3, folder=folder, parameters={}, minutes=minutes, callbacks=[Score(), *callbacks], verbose=0,

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import pytest
 
+import devices
 import utils
 
 LIMITS = {
@@ -104,7 +105,7 @@ def test_precision_is_chosen_by_the_clock(monkeypatch):
         ({"float32": 1.0, "bfloat16": 0.5}, "mixed_bfloat16"),
         ({"float32": 1.0, "bfloat16": 0.9}, "float32"),
     ):
-        monkeypatch.setattr(utils, "_convolution_seconds", seconds.get)
+        monkeypatch.setattr(devices, "_convolution_seconds", seconds.get)
         assert utils.set_precision("auto") == expected
         assert keras.config.dtype_policy().name == expected
     assert utils.set_precision("float32") == "float32"
