@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 from test_notebooks import TINY, run_notebooks
-from test_training import tiny_batches, tiny_data, tiny_gan, tiny_model, train
+from test_training import tiny_batches, tiny_gan, tiny_model, train
 
 import checkpoints
 import devices
@@ -27,25 +27,24 @@ STEPS = 20
 
 
 def loss_curves():
-    """Train notebook 2's network (batch norm synchronised, and without) and notebook 1's GAN; return the loss of each step."""
+    """Train notebook 3's network (batch norm synchronised, and without) and notebook 1's GAN; return the loss of each step."""
     normalization = functools.partial(utils.BatchNormalization, synchronized=True)
     return {
-        "synchronised batch norm": loss_curve(vgg16, normalization),
-        "no batch norm": loss_curve(vgg16, lambda **_: keras.layers.Identity()),
+        "synchronised batch norm": loss_curve(resnet, normalization),
+        "no batch norm": loss_curve(resnet, lambda **_: keras.layers.Identity()),
         "GAN": loss_curve(gan, normalization, noise=4),
     }
 
 
-def vgg16():
-    space = bench.cells("vgg16_with_gan", "def build_vgg16", WIDTH=1 / 32, x_real=tiny_data()[0])
-    model = space["build_vgg16"]()
+def resnet():
+    model = bench.cells("resnet_baseline", "def build_resnet", DEPTH=8, CHANNELS=4)["build_resnet"]()
     model.compile(keras.optimizers.AdamW(1e-3), "categorical_crossentropy")
     return model
 
 
 def gan():
     replicas = devices.strategy().num_replicas_in_sync
-    return tiny_gan(AUGMENT=False, MATCHING=0.0, replicas=replicas)
+    return tiny_gan(rate=4e-4, AUGMENT=False, MATCHING=0.0, replicas=replicas)  # class means are each device's own
 
 
 def loss_curve(build, normalization, noise=0):

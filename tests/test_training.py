@@ -95,6 +95,22 @@ def test_batches_depend_on_seed_epoch_and_step_alone():
     assert (tiny_batches(seed=2)[0][0] != first).any()
 
 
+def test_noise_comes_with_the_images_by_seed_epoch_and_step():
+    noise = {}
+    for seed, epoch in ((1, 1), (1, 2), (2, 1)):
+        batches = tiny_batches(noise=5, seed=seed)
+        batches.epoch = epoch
+        for step in (0, 1):
+            (images, noise[seed, epoch, step]), _ = batches[step]
+            assert images.shape == (32, 32, 32, 3)
+            np.testing.assert_array_equal(batches[step][0][1], noise[seed, epoch, step])
+    assert len({each.tobytes() for each in noise.values()}) == 6
+    every = np.concatenate(list(noise.values()))
+    assert every.shape == (6 * 32, 5)
+    assert abs(every.mean()) < 0.1
+    assert every.std() == pytest.approx(1, abs=0.1)
+
+
 def test_an_epoch_shows_every_image_once_and_full_batches():
     images, labels = np.zeros((50, 32, 32, 3), np.uint8), np.arange(50)
     batches = checkpoints.Batches(images, labels, 20)
@@ -302,7 +318,7 @@ class Score(keras.callbacks.Callback):
             self.average = [np.array(weight) for weight in self.model.average.weights]
 
 
-def tiny_gan(**choices):
+def tiny_gan(rate=1e-3, **choices):
     """Notebook 1's GAN, tiny, with a teacher."""
     names = {
         "LATENT_DIM": 4,
@@ -318,7 +334,7 @@ def tiny_gan(**choices):
     keras.utils.set_random_seed(0)
     teacher = bench.cells("gan_synthetic_images", "def build_classifier", **names)["build_classifier"](2)
     gan = bench.cells("gan_synthetic_images", *starts, teacher=teacher, **names)["GAN"]()
-    gan.compile(keras.optimizers.Adam(1e-3, beta_1=0.0))
+    gan.compile(keras.optimizers.Adam(rate, beta_1=0.0))
     return gan
 
 
