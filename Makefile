@@ -1,9 +1,13 @@
-.PHONY: run test soak fuzz bench lab lint format publish clean
+.PHONY: run long test soak fuzz bench lab lint format publish clean
 PYTHON ?= python3
 BIN = .venv/bin
 
 run: .venv/run  ## the three notebooks, top to bottom
 	$(BIN)/python -m notebooks.run $(if $(DATASET),--dataset $(DATASET)) $(ARGS)
+
+long: .venv/run  ## a wider GAN for longer, recorded as gan_long: about an hour and a half
+	$(BIN)/python -m notebooks.run --only gan_synthetic_images -p RUN gan_long -p CHANNELS 24 -p EPOCHS 24 \
+		-p EMA_MOMENTUM 0.999 -p FINAL_RATE 0.1 $(ARGS)
 
 test: .venv/dev  ## all tests
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
@@ -26,8 +30,9 @@ lint: .venv/dev  ## ruff, notebooks included
 format: .venv/dev
 	$(BIN)/ruff check --fix . && $(BIN)/ruff format .
 
-publish: .venv/run  ## executed notebooks back to notebooks/, without real images
+publish: .venv/run  ## executed notebooks back to notebooks/, without real images; their records and bench's to the README
 	$(BIN)/python -m notebooks.run --publish
+	$(BIN)/python -m notebooks.bench --publish
 
 clean:
 	rm -rf .venv

@@ -1,7 +1,8 @@
 """Measure training speed: `make bench`. The notebooks' own cells, side by side with plain PyTorch and the machine's ceiling.
 
 Every contender takes a few steps in turn, again and again, so that a slow minute of the machine meets all of them;
-medians are compared. Prints a table, writes results/bench/bench.json, gives no verdict.
+medians are compared. Prints a table, writes results/bench/bench.json, gives no verdict. `--publish` puts that file's
+table into the README.
 """
 
 import argparse
@@ -20,6 +21,8 @@ import cifar100
 import keras
 import nbformat
 import numpy as np
+
+from notebooks import run
 
 HERE = Path(__file__).resolve().parent
 IMAGES = 10_000  # made up, enough that a pipeline cannot live on the processor's cache
@@ -107,7 +110,7 @@ def peer_runners(network, batch_size, steps):
     except ImportError:
         return {}
 
-    def run(step):
+    def repeat(step):
         return lambda: [step() for _ in range(steps)]
 
     runners = {}
@@ -118,7 +121,7 @@ def peer_runners(network, batch_size, steps):
             step = peers.classifier_step(peers.vgg16(float(network.split("x")[1])), batch_size, bfloat16)
         else:
             step = peers.classifier_step(peers.resnet(20, 16), batch_size, bfloat16)
-        runners[name] = run(step)
+        runners[name] = repeat(step)
     return runners
 
 
@@ -230,8 +233,11 @@ def main():
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--only", choices=NETWORKS, action="append", help="measure this network alone")
     parser.add_argument("--precision", choices=utils.PRECISIONS, default="auto")
+    parser.add_argument("--publish", action="store_true", help="only write the committed record's table to the README")
     parser.add_argument("--output", type=Path, default=HERE.parent / "results" / "bench" / "bench.json")
     arguments = parser.parse_args()
+    if arguments.publish:
+        return run.fill_readme("bench", report(json.loads(arguments.output.read_text())))
     precision = utils.set_precision(arguments.precision)
     ceiling = convolution_rate(arguments.batch_size)
     dataset = "cifar100" if cifar100.find_cifar100() else "shapes100"

@@ -112,18 +112,32 @@ def heading(notebook, index):
 
 
 def results_text(results):
-    """Return what the README says of the records: the table, the GAN's scores, and where they were measured."""
-    gan = json.loads((results / "gan.json").read_text())
-    keys = ("gan_test", "gan_test_real", "gan_train", "memorised_pixels")
-    shares = {key: f"{100 * gan[key]:.1f} %" for key in keys}
+    """Return what the README says of the records: the classifiers, the GANs, and where they were measured."""
+    records = [json.loads(path.read_text()) for path in sorted(results.glob("*.json"))]
+    gans = sorted((record for record in records if "gan_train" in record), key=lambda record: record["seconds"])
     return f"""{(results / "comparison.md").read_text()}
-Seed {gan["seed"]}, on {gan["device"]}. The GAN trained for {gan["seconds"] / 60:.0f} minutes. A small classifier of real images
-recognises {shares["gan_test"]} of the GAN's images (GAN-test; {shares["gan_test_real"]} of real ones, chance is 1 %).
-Trained on GAN images alone, it reaches {shares["gan_train"]} on real ones (GAN-train),
-{gan["gan_train_ratio"]:.2f} of what it learns from as many real ones. Fréchet distance {gan["fid"]:.1f}
-(real against real {gan["fid_real"]:.1f}), diversity within a class {gan["diversity"]:.2f} of the real one;
-{shares["memorised_pixels"]} lie nearer to a training image than 99 % of unseen photographs do.
+{gan_table(gans)}
+Seed {gans[0]["seed"]}, on {gans[0]["device"]}. GAN-test: share of the GAN's images that a small classifier of real images
+names rightly. GAN-train: accuracy on real images of the same classifier trained on GAN images alone, as many as there are real
+ones. Fréchet distance in that classifier's features. Diversity within a class, over that of real images. Memorised: share nearer
+to a training image than 99 % of unseen photographs are. The last row takes real images for the GAN's.
 """
+
+
+def gan_table(records):
+    """Return a Markdown table of GANs' records, in their order, with what real images would score."""
+    columns = ("channels", "epochs", "minutes", "GAN-train", "of real", "GAN-test", "Fréchet", "diversity", "memorised")
+    rows = [f"| GAN | {' | '.join(columns)} |", "|---|" + "---:|" * 9]
+    for record in records:
+        counts = f"{record['parameters']['CHANNELS']} | {record['epochs_run']} | {record['seconds'] / 60:.1f}"
+        train, test, memorised = (f"{100 * record[key]:.1f} %" for key in ("gan_train", "gan_test", "memorised_pixels"))
+        scores = (
+            f"{train} | {record['gan_train_ratio']:.2f} | {test} | {record['fid']:.1f} | {record['diversity']:.2f} | {memorised}"
+        )
+        rows.append(f"| `{record['name']}` | {counts} | {scores} |")
+    real = f"{100 * records[0]['gan_test_real']:.1f} %"
+    rows.append(f"| real images | | | | {real} | 1 | {real} | {records[0]['fid_real']:.1f} | 1 | 1 % |")
+    return "\n".join(rows) + "\n"
 
 
 def as_jpeg(data, largest=200_000):
@@ -133,6 +147,14 @@ def as_jpeg(data, largest=200_000):
         buffer = io.BytesIO()
         image.save(buffer, "JPEG", quality=85)
         data["image/jpeg"] = base64.b64encode(buffer.getvalue()).decode()
+
+
+def fill_readme(name, text):
+    """Put a text between the README's marks of that name."""
+    readme = HERE.parent / "README.md"
+    start, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
+    before, _, rest = readme.read_text().partition(start)
+    readme.write_text(f"{before}{start}{text}{end}{rest.partition(end)[2]}")
 
 
 def publish(dataset):
@@ -155,11 +177,7 @@ def publish(dataset):
             tags = cell.metadata.get("tags")
             cell.metadata = {"tags": tags} if tags else {}
         nbformat.write(notebook, HERE / f"{name}.ipynb")
-    readme = HERE.parent / "README.md"
-    start, end = "<!-- results -->\n", "<!-- /results -->"
-    before, _, rest = readme.read_text().partition(start)
-    text = results_text(HERE.parent / "results" / dataset)
-    readme.write_text(f"{before}{start}{text}{end}{rest.partition(end)[2]}")
+    fill_readme("results", results_text(HERE.parent / "results" / dataset))
     return 0
 
 
