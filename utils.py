@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import platform
+import re
 import resource
 import shutil
 import subprocess
@@ -31,6 +32,7 @@ from devices import PRECISIONS, device, has_gpu, is_chief, set_precision, strate
 
 logging.getLogger("tensorflow").setLevel("ERROR")  # it takes each model a notebook builds for a mistake
 
+GAN_RUN = re.compile(r"gan\w*")  # names of GAN trainings, apart from those of classifiers
 SYNTHETIC = ROOT / "synthetic_images"
 
 # ---------------------------------------------------------------------------------------------------- split
@@ -234,13 +236,16 @@ def warmup_cosine(peak, steps, warmup):
 def check_parameters(values, **limits):
     """Return the parameters named in `limits` as a dictionary, or raise `ValueError` naming all that are wrong.
 
-    A limit is a pair of ints, a pair of floats (an int is welcome too), a tuple of choices, or the type `str`.
+    A limit is a pair of ints, a pair of floats (an int is welcome too), a tuple of choices, the type `str`, or a regular
+    expression that text has to match.
     """
     wrong = []
     for name, limit in limits.items():
         value = values[name]
         if limit is str:
             right = isinstance(value, str)
+        elif isinstance(limit, re.Pattern):
+            right = isinstance(value, str) and bool(limit.fullmatch(value))
         elif _is_choice(limit):
             right = any(type(value) is type(choice) and value == choice for choice in limit)
         else:
@@ -260,6 +265,8 @@ def _is_choice(limit):
 def _in_words(limit):
     if limit is str:
         return "text"
+    if isinstance(limit, re.Pattern):
+        return f"text like {limit.pattern}"
     return f"one of {limit[:10]}" if _is_choice(limit) else f"{type(limit[0]).__name__} {limit[0]} to {limit[1]}"
 
 

@@ -12,9 +12,9 @@ import utils
 
 LIMITS = {
     "EPOCHS": (1, 100), "WIDTH": (0.01, 4.0), "DATASET": utils.DATASETS, "TRAIN": (True, False), "DEPTH": (8, 14, 20),
-    "WEIGHTS": str,
+    "WEIGHTS": str, "RUN": utils.GAN_RUN,
 }  # fmt: skip
-RIGHT = {"EPOCHS": 3, "WIDTH": 1, "DATASET": "cifar100", "TRAIN": True, "DEPTH": 14, "WEIGHTS": "imagenet"}
+RIGHT = {"EPOCHS": 3, "WIDTH": 1, "DATASET": "cifar100", "TRAIN": True, "DEPTH": 14, "WEIGHTS": "imagenet", "RUN": "gan_2"}
 
 
 def test_right_parameters_are_returned_alone():
@@ -24,7 +24,8 @@ def test_right_parameters_are_returned_alone():
 @pytest.mark.parametrize(
     ("name", "value"),
     [("EPOCHS", 0), ("EPOCHS", 2.0), ("EPOCHS", "3"), ("EPOCHS", True), ("EPOCHS", 10**9), ("WIDTH", -1), ("WIDTH", float("nan")),
-     ("DATASET", "mnist"), ("TRAIN", 1), ("TRAIN", "False"), ("DEPTH", 9), ("DEPTH", 8.0), ("WEIGHTS", None)],
+     ("DATASET", "mnist"), ("TRAIN", 1), ("TRAIN", "False"), ("DEPTH", 9), ("DEPTH", 8.0), ("WEIGHTS", None),
+     ("RUN", ""), ("RUN", "vgg16"), ("RUN", "gan/../vgg16"), ("RUN", 3)],
 )  # fmt: skip
 def test_wrong_parameters_are_named(name, value):
     with pytest.raises(ValueError, match=f"{name} = {value!r}: expected"):
