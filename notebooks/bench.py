@@ -84,11 +84,11 @@ def multiply_adds(model):
 
 
 def fit_runner(model, batch_size, steps, noise=0):
-    """Return a function that trains `steps` steps with `fit`, pipeline included."""
+    """Return a function that trains `steps` steps with `fit`, pipeline included, and returns their number."""
     rng = np.random.default_rng(0)
     images, labels = rng.integers(0, 256, (IMAGES, 32, 32, 3), np.uint8), rng.integers(0, 100, IMAGES)
     batches = checkpoints.Batches(images, labels, batch_size, noise=noise, steps=steps)
-    return lambda: model.fit(batches, shuffle=False, verbose=0)
+    return lambda: model.fit(batches, shuffle=False, verbose=0) and steps
 
 
 def fixed_runner(model, batch_size, steps, noise=0):
@@ -100,18 +100,21 @@ def fixed_runner(model, batch_size, steps, noise=0):
     inputs = rng.integers(0, 256, (batch_size, 32, 32, 3), np.uint8)
     inputs = (inputs, rng.standard_normal((batch_size, noise), "float32")) if noise else inputs
     batch = tf.data.Dataset.from_tensors((inputs, labels)).repeat(steps)
-    return lambda: model.fit(batch, shuffle=False, verbose=0)
+    return lambda: model.fit(batch, shuffle=False, verbose=0) and steps
 
 
 def peer_runners(network, batch_size, steps):
-    """Return the same training steps in plain PyTorch, by name; none where torch is not installed."""
+    """Return the same training steps in plain PyTorch, by name; none where torch is not installed.
+
+    Where bfloat16 is slower than float32, one step of it is enough a turn.
+    """
     try:
         from notebooks import peers
     except ImportError:
         return {}
 
-    def repeat(step):
-        return lambda: [step() for _ in range(steps)]
+    def repeat(step, times):
+        return lambda: len([step() for _ in range(times)])
 
     runners = {}
     for name, bfloat16 in (("torch float32", False), ("torch bfloat16", True)):
@@ -121,21 +124,24 @@ def peer_runners(network, batch_size, steps):
             step = peers.classifier_step(peers.vgg16(float(network.split("x")[1])), batch_size, bfloat16)
         else:
             step = peers.classifier_step(peers.resnet(20, 16), batch_size, bfloat16)
-        runners[name] = repeat(step)
+        slow = bfloat16 and keras.config.dtype_policy().name == "float32"
+        runners[name] = repeat(step, 1 if slow else steps)
     return runners
 
 
 def interleave(runners, repeats, patience=40.0):
-    """Return the seconds (a list each) of runners called in turn; one slower than `patience` has its say once."""
-    seconds = {name: [] for name in runners}
+    """Return the seconds a step (a list each) of runners called in turn; one slower than `patience` has its say once."""
+    seconds, spent = {name: [] for name in runners}, dict.fromkeys(runners, 0.0)
     for runner in runners.values():
         runner()  # compiles
     for _ in range(repeats):
         for name, runner in runners.items():
-            if sum(seconds[name]) < patience:
+            if spent[name] < patience:
                 start = time.perf_counter()
-                runner()
-                seconds[name].append(time.perf_counter() - start)
+                steps = runner()
+                elapsed = time.perf_counter() - start
+                spent[name] += elapsed
+                seconds[name].append(elapsed / steps)
     return seconds
 
 
@@ -172,7 +178,7 @@ def measure(network, batch_size, steps, repeats, ceiling):
     noise = LATENT_DIM if network == "GAN" else 0
     runners = {"fit": fit_runner(model, batch_size, steps, noise), "one batch": fixed_runner(model, batch_size, steps, noise)}
     seconds = interleave(runners | peer_runners(network, batch_size, steps), repeats)
-    speed = {name: batch_size * steps / statistics.median(times) for name, times in seconds.items()}
+    speed = {name: batch_size / statistics.median(times) for name, times in seconds.items()}
     peers = [value for name, value in speed.items() if name.startswith("torch")]
     return {
         "network": network, "batch_size": batch_size, "steps": steps, "repeats": repeats, "images_per_second": speed,

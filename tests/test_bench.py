@@ -32,12 +32,14 @@ def test_a_slow_contender_is_not_asked_again_and_again():
         def run():
             calls[name] += 1
             bench.time.sleep(seconds)
+            return 2  # steps
 
         return run
 
     seconds = bench.interleave({"fast": runner("fast", 0), "slow": runner("slow", 0.02)}, repeats=5, patience=0.01)
     assert calls == {"fast": 6, "slow": 2}  # the first call of each is not counted
     assert {name: len(times) for name, times in seconds.items()} == {"fast": 5, "slow": 1}
+    assert seconds["slow"][0] == pytest.approx(0.01, rel=0.9)  # a step
 
 
 @pytest.mark.parametrize("network", ["VGG-16 x0.25", "GAN"])
@@ -46,7 +48,7 @@ def test_bench_writes_what_it_prints(tmp_path, monkeypatch, capsys, network):
     monkeypatch.setattr(
         sys, "argv", ["bench", "--steps=2", "--repeats=1", "--precision=float32", "--only", network, "--output", str(output)]
     )
-    monkeypatch.setattr(bench, "peer_runners", lambda *_: {"torch float32": lambda: bench.time.sleep(0.01)})
+    monkeypatch.setattr(bench, "peer_runners", lambda *_: {"torch float32": lambda: bench.time.sleep(0.01) or 2})
     bench.main()
     record = json.loads(output.read_text())
     (row,) = record["rows"]
