@@ -214,20 +214,20 @@ def report(record):
             f"| {row['network']} | {speed['fit']:.0f} | {100 * row['pipeline_cost']:.1f} % | {' | '.join(peers)} | {ratio} "
             f"| {100 * row['of_ceiling']:.0f} % |"
         )
+    times = record["minutes_to_accuracy"]
     reached = {
-        model: [f"{value:.1f}" if value else "not reached" for value in times.values()]
-        for model, times in record["minutes_to_accuracy"].items()
+        level: ", ".join(f"{model} {minutes[str(level)]:.1f}" for model, minutes in times.items() if minutes[str(level)])
+        for level in LEVELS
     }
-    times = "; ".join(f"{model} {', '.join(values)}" for model, values in reached.items()) or "none"
+    times = "; ".join(f"{100 * level:g} %: {models or 'none'}" for level, models in reached.items())
     start, rate = record["start_up"], record["convolution_rate"] / 1e9
     return (
         "\n".join(lines)
         + f"""
 
-Batch {record["rows"][0]["batch_size"]}, {record["precision"]}, {record["device"]}, {record["date"]}. The ceiling is
-this machine's fastest convolution, {rate:.0f} G multiply-adds a second. From start to loaded {start["dataset"]}:
-{start["seconds"]:.1f} s and {start["peak_mb"]} MB at most. Minutes of training to a validation accuracy of 44.83 % and
-of 60 %, in the runs recorded on {start["dataset"]}: {times}.
+Batch {record["rows"][0]["batch_size"]}, {record["precision"]}, {record["device"]}, {record["date"]}; a few percent are noise. The
+ceiling is this machine's fastest convolution, {rate:.0f} G multiply-adds a second. From start to loaded {start["dataset"]}:
+{start["seconds"]:.1f} s, at most {start["peak_mb"]:,} MB. Minutes of training to a validation accuracy of {times}.
 """
     )
 
