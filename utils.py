@@ -1,6 +1,5 @@
 """What the three notebooks share: load, split, merge, batch, record, plot. No model lives here."""
 
-import atexit
 import functools
 import hashlib
 import json
@@ -332,7 +331,7 @@ def write_record(name, **record):
 
 def results_folder(dataset):
     """Return results/<dataset>, made if need be; for a worker other than the chief a folder that goes with the process."""
-    folder = (ROOT if is_chief() else _scratch()) / "results" / dataset
+    folder = Path(ROOT if is_chief() else _scratch().name) / "results" / dataset
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
@@ -344,9 +343,7 @@ def checkpoint_folder(dataset, run):
 
 @functools.cache
 def _scratch():
-    folder = tempfile.TemporaryDirectory()
-    atexit.register(folder.cleanup)
-    return Path(folder.name)
+    return tempfile.TemporaryDirectory()  # kept by the cache; it removes itself when the process ends
 
 
 def read_records(dataset):
