@@ -77,7 +77,9 @@ def test_peers_have_the_notebooks_parameters():
     pytest.importorskip("torch")
     from notebooks import peers
 
-    for network, peer in (("VGG-16 x0.25", peers.vgg16(0.25)), ("ResNet-20", peers.resnet(20, 16))):
-        model, _ = bench.build(network)
+    gan, _ = bench.build("GAN")
+    pairs = [(gan.generator, peers.Generator(16, bench.LATENT_DIM)), (gan.discriminator, peers.Discriminator(16))]
+    pairs += [(bench.build("VGG-16 x0.25")[0], peers.vgg16(0.25)), (bench.build("ResNet-20")[0], peers.resnet(20, 16))]
+    for model, peer in pairs:
         trainable = sum(int(np.prod(weight.shape)) for weight in model.trainable_weights)
         assert trainable == sum(parameter.numel() for parameter in peer.parameters())
