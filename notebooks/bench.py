@@ -6,7 +6,6 @@ table into the README.
 """
 
 import argparse
-import contextlib
 import json
 import statistics
 import subprocess
@@ -19,27 +18,15 @@ import utils  # first: it sets TensorFlow's CPU switches
 import checkpoints
 import cifar100
 import keras
-import nbformat
 import numpy as np
 
-from notebooks import run
+from notebooks import cells, run
 
 HERE = Path(__file__).resolve().parent
 IMAGES = 10_000  # made up, enough that a pipeline cannot live on the processor's cache
 LEVELS = (0.4483, 0.60)  # accuracies to reach: the one first reported for this experiment, and a good one
 LATENT_DIM = 64
 NETWORKS = ("VGG-16 x1", "VGG-16 x0.5", "VGG-16 x0.25", "ResNet-20", "GAN")
-
-
-def cells(notebook, *starts, **names):
-    """Execute the cells of a notebook that contain one of `starts`, and return what they define."""
-    space = {"keras": keras, "layers": keras.layers, "ops": keras.ops, "np": np, "utils": utils, "checkpoints": checkpoints}
-    space |= {"mean": np.full(3, 120.0), "variance": np.full(3, 4000.0), "SEED": 0} | names
-    for cell in nbformat.read(HERE / f"{notebook}.ipynb", 4).cells:
-        if cell.cell_type == "code" and any(start in cell.source for start in starts):
-            with contextlib.redirect_stdout(None):  # a cell may print a summary
-                exec(cell.source, space)
-    return space
 
 
 def compiled(model):
@@ -51,19 +38,19 @@ def compiled(model):
 def build(network):
     """Return a compiled network and its multiply-adds for one image of one training step."""
     if network.startswith("VGG"):
-        space = cells("vgg16_with_gan", "def build_vgg16", WIDTH=0.25, x_real=np.zeros((2, 32, 32, 3), np.uint8))
+        space = cells.define("vgg16_with_gan", "def build_vgg16", WIDTH=0.25, x_real=np.zeros((2, 32, 32, 3), np.uint8))
         model = compiled(space["build_vgg16"](float(network.split("x")[1])))
         return model, 3 * multiply_adds(model)
     if network.startswith("ResNet"):
-        model = compiled(cells("resnet_baseline", "def build_resnet", DEPTH=8, CHANNELS=16)["build_resnet"](20, 16))
+        model = compiled(cells.define("resnet_baseline", "def build_resnet", DEPTH=8, CHANNELS=16)["build_resnet"](20, 16))
         return model, 3 * multiply_adds(model)
-    space = cells("gan_synthetic_images", "def build_classifier", LATENT_DIM=LATENT_DIM, CHANNELS=16)
+    space = cells.define("gan_synthetic_images", "def build_classifier", LATENT_DIM=LATENT_DIM, CHANNELS=16)
     teacher = space["build_classifier"](16)
     space |= {"teacher": teacher, "GUIDANCE": 0.1, "MATCHING": 0.05, "SPREAD": 0.004, "AUGMENT": False, "EMA_MOMENTUM": 0.998}
     space |= {"real_means": np.zeros((100, 256), "float32"), "real_covariance": np.eye(256, dtype="float32")}
     space |= {"feature_scale": 1.0, "replicas": 1}
     starts = ("def conditional_normalization", "def build_discriminator", "class ClassMoments", "class GAN")
-    space = cells("gan_synthetic_images", *starts, **space)
+    space = cells.define("gan_synthetic_images", *starts, **space)
     gan = space["GAN"](total_steps=10_000)
     gan.compile(space["two_rates"](gan, 4e-4, 4e-4))
     # generator: forward and two gradients; discriminator: the same on real and fake, and once more for the generator

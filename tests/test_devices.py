@@ -21,7 +21,7 @@ from test_training import tiny_batches, tiny_gan, tiny_model, train
 import checkpoints
 import devices
 import utils
-from notebooks import bench
+from notebooks import cells
 
 STEPS = 20
 
@@ -37,7 +37,7 @@ def loss_curves():
 
 
 def resnet():
-    model = bench.cells("resnet_baseline", "def build_resnet", DEPTH=8, CHANNELS=4)["build_resnet"]()
+    model = cells.define("resnet_baseline", "def build_resnet", DEPTH=8, CHANNELS=4)["build_resnet"]()
     model.compile(keras.optimizers.AdamW(1e-3), "categorical_crossentropy")
     return model
 

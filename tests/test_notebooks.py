@@ -15,7 +15,7 @@ import pytest
 from conftest import ROOT
 
 import utils
-from notebooks import bench, run
+from notebooks import bench, cells, run
 
 NAMES = ("gan_synthetic_images", "vgg16_with_gan", "resnet_baseline")
 TINY = {  # 8 channels: PyTorch 2.13 hangs in the backward pass of a strided convolution of 4 channels on a CPU
@@ -37,14 +37,8 @@ def run_notebooks(folder, parameters, dataset="shapes100", backend="tensorflow",
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=400)
 
 
-def cells(name, kind="code"):
-    notebook = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", 4)
-    return [cell for cell in notebook.cells if cell.cell_type == kind]
-
-
-def function(name, start):
-    """Return the source of the cell of notebook `name` that has `start` in it."""
-    (source,) = [cell.source for cell in cells(name) if start in cell.source]
+def parameters_cell(name):
+    (source,) = [cell.source for cell in cells.read(name) if "parameters" in cell.metadata.get("tags", [])]
     return source
 
 
@@ -189,15 +183,8 @@ def test_an_altered_dataset_is_not_replaced_by_the_stand_in(project, monkeypatch
 
 
 def test_vgg16_at_full_width_is_the_paper_s():
-    namespace = {
-        "keras": keras,
-        "layers": keras.layers,
-        "utils": utils,
-        "WIDTH": 1.0,
-        "x_real": np.zeros((2, 32, 32, 3), np.uint8),
-    }
-    exec(function("vgg16_with_gan", "def build_vgg16"), namespace)
-    model = namespace["build_vgg16"](1.0)
+    names = {"WIDTH": 1.0, "x_real": np.zeros((2, 32, 32, 3), np.uint8)}
+    model = cells.define("vgg16_with_gan", "def build_vgg16", **names)["build_vgg16"](1.0)
     convolutions = [layer for layer in model.layers if isinstance(layer, keras.layers.Conv2D)]
     assert [layer.filters for layer in convolutions] == [64, 64, 128, 128, *[256] * 3, *[512] * 6]
     assert all(layer.kernel_size == (3, 3) for layer in convolutions)
@@ -206,23 +193,16 @@ def test_vgg16_at_full_width_is_the_paper_s():
 
 
 def test_resnet_has_the_depth_it_says():
-    source = function("resnet_baseline", "def build_resnet")
-    statistics = {"mean": np.zeros(3), "variance": np.ones(3)}
-    namespace = {"keras": keras, "layers": keras.layers, "utils": utils, "DEPTH": 20, "CHANNELS": 16} | statistics
-    exec(source, namespace)
+    build_resnet = cells.define("resnet_baseline", "def build_resnet", DEPTH=20, CHANNELS=16)["build_resnet"]
     for depth in (8, 20, 56):
-        layers = namespace["build_resnet"](depth).layers
+        layers = build_resnet(depth).layers
         weighted = [layer for layer in layers if isinstance(layer, (keras.layers.Conv2D, keras.layers.Dense))]
         assert sum(getattr(layer, "kernel_size", 0) != (1, 1) for layer in weighted) == depth
 
 
 def imagenet_builder(weights):
-    namespace = {
-        "keras": keras, "layers": keras.layers, "IMAGENET": False, "IMAGENET_MODEL": "MobileNetV2",
-        "IMAGENET_WEIGHTS": str(weights), "IMAGENET_SIZE": 32,
-    }  # fmt: skip
-    exec(function("resnet_baseline", "def build_imagenet"), namespace)
-    return namespace["build_imagenet"]
+    choices = {"IMAGENET": False, "IMAGENET_MODEL": "MobileNetV2", "IMAGENET_WEIGHTS": str(weights), "IMAGENET_SIZE": 32}
+    return cells.define("resnet_baseline", "def build_imagenet", **choices)["build_imagenet"]
 
 
 def test_imagenet_model_from_a_weights_file(tmp_path):
@@ -254,7 +234,7 @@ def test_the_chain_runs_on_torch(tmp_path, copy):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_committed_notebook_is_executed_in_order_without_error(name):
-    code = cells(name)
+    code = cells.read(name)
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
     assert not [output for cell in code for output in cell.outputs if output.output_type == "error"]
     assert sum("parameters" in cell.metadata.get("tags", []) for cell in code) == 1
@@ -264,7 +244,7 @@ def test_committed_notebook_is_executed_in_order_without_error(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_no_committed_output_holds_a_real_image(name):
-    for cell in cells(name):
+    for cell in cells.read(name):
         shows_real = re.search(r"(plot_images|show_classes|imshow)\(\s*(data\.)?x_(?!synthetic)", cell.source)
         tagged = "real-images" in cell.metadata.get("tags", [])
         assert not shows_real or tagged, cell.source
@@ -273,18 +253,16 @@ def test_no_committed_output_holds_a_real_image(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_parameters_are_flat_commented_and_all_checked(name):
-    (source,) = [cell.source for cell in cells(name) if "parameters" in cell.metadata.get("tags", [])]
+    source = parameters_cell(name)
     assigned = re.findall(r"^([A-Z_]+) = ", source, flags=re.M)
     assert len(assigned) == len([line for line in source.splitlines() if line and not line.startswith("#")])
-    check = function(name, "check_parameters(")
+    (check,) = [cell.source for cell in cells.read(name) if "check_parameters(" in cell.source]
     assert set(re.findall(r"\b([A-Z_]{3,})=", check)) == set(assigned)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_wrong_parameters_are_refused_before_anything_is_loaded(name):
-    (parameters,) = [cell.source for cell in cells(name) if "parameters" in cell.metadata.get("tags", [])]
-    namespace = {"GPU": False, "utils": utils}
-    exec(parameters, namespace)
+    parameters = cells.define(name, parameters_cell(name), GPU=False)
     wrong = {
         "EPOCHS": 0,
         "WIDTH": -1,
@@ -294,9 +272,9 @@ def test_wrong_parameters_are_refused_before_anything_is_loaded(name):
         "DEPTH": 21,
         "RESUME": "no",
     }
-    wrong = {key: value for key, value in wrong.items() if key in namespace}
+    wrong = {key: value for key, value in wrong.items() if key in parameters}
     with pytest.raises(ValueError, match="wrong parameters") as error:
-        exec(function(name, "check_parameters("), namespace | wrong)
+        cells.define(name, "check_parameters(", **parameters | wrong)
     assert all(f"{key} = {value!r}" in str(error.value) for key, value in wrong.items())
 
 

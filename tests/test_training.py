@@ -16,7 +16,7 @@ import pytest
 
 import checkpoints
 import utils
-from notebooks import bench
+from notebooks import cells
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -334,8 +334,8 @@ def tiny_gan(rate=1e-3, **choices):
     names |= choices
     starts = ("def conditional_normalization", "def build_discriminator", "def augment", "class ClassMoments", "class GAN")
     keras.utils.set_random_seed(0)
-    teacher = bench.cells("gan_synthetic_images", "def build_classifier", **names)["build_classifier"](2)
-    space = bench.cells("gan_synthetic_images", *starts, teacher=teacher, **names)
+    teacher = cells.define("gan_synthetic_images", "def build_classifier", **names)["build_classifier"](2)
+    space = cells.define("gan_synthetic_images", *starts, teacher=teacher, **names)
     gan = space["GAN"](total_steps=18)
     gan.compile(space["two_rates"](gan, rate, 2 * rate))
     return gan
@@ -392,7 +392,7 @@ def test_class_moments_pull_generated_features_to_the_real_ones(scale, shift, si
     """Features of a given spread and shift about the class means: which way the two terms would move them."""
     rng = np.random.default_rng(0)
     names = {"real_means": rng.normal(size=(100, 16)).astype("float32"), "real_covariance": np.eye(16, dtype="float32")}
-    moments = bench.cells("gan_synthetic_images", "class ClassMoments", EMA_MOMENTUM=0.9, **names)["ClassMoments"]()
+    moments = cells.define("gan_synthetic_images", "class ClassMoments", EMA_MOMENTUM=0.9, **names)["ClassMoments"]()
     moments.build((100, 16))
     terms = []
     for _ in range(300):
