@@ -1,4 +1,4 @@
-.PHONY: run long test soak fuzz bench lab lint format publish clean
+.PHONY: run long test soak fuzz bench parity lab lint format publish clean
 PYTHON ?= python3
 BIN = .venv/bin
 
@@ -20,6 +20,9 @@ fuzz: .venv/dev  ## 3,000 damaged or made-up files
 
 bench: .venv/bench  ## training speed against plain PyTorch, to results/bench
 	$(BIN)/python -m notebooks.bench $(ARGS)
+
+parity: .venv/run  ## whether the faster batch normalisation costs accuracy, to results/bench: about 20 minutes
+	$(BIN)/python -m notebooks.parity $(ARGS)
 
 lab: .venv/run  ## Jupyter in the browser
 	$(BIN)/jupyter lab notebooks

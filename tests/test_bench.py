@@ -2,12 +2,14 @@
 
 import json
 import sys
+import types
 
 import keras
 import numpy as np
 import pytest
 
-from notebooks import bench
+import utils
+from notebooks import bench, parity
 
 
 def test_multiply_adds_of_known_layers():
@@ -83,3 +85,37 @@ def test_peers_have_the_notebooks_parameters():
     for model, peer in pairs:
         trainable = sum(int(np.prod(weight.shape)) for weight in model.trainable_weights)
         assert trainable == sum(parameter.numel() for parameter in peer.parameters())
+
+
+def test_parity_pairs_differ_in_the_layer_alone(tmp_path, monkeypatch, capsys):
+    labels = np.repeat(np.arange(100), 10)
+    images = np.random.default_rng(0).integers(0, 256, (1000, 32, 32, 3), np.uint8)
+    monkeypatch.setattr(parity.cifar100, "find_cifar100", lambda: None)
+    monkeypatch.setattr(utils, "load", lambda name: types.SimpleNamespace(title=name, x_train=images, y_train=labels))
+    used = {name: [] for name in parity.LAYERS}
+
+    def spy(name, layer):
+        return lambda **arguments: used[name].append(layer(**arguments)) or used[name][-1]
+
+    monkeypatch.setattr(parity, "LAYERS", {name: spy(name, layer) for name, layer in parity.LAYERS.items()})
+    output = tmp_path / "parity.json"
+    sizes = ["--epochs=1", "--width=0.0625", "--images=64", "--seeds=1"]
+    monkeypatch.setattr(sys, "argv", ["parity", *sizes, "--output", str(output)])
+    parity.main()
+    record = json.loads(output.read_text())
+    assert {name: len(layers) for name, layers in used.items()} == {"fused": 2 * 13, "Keras's own": 2 * 13}  # and for a summary
+    assert parity.report(record) in capsys.readouterr().out
+    assert "shapes100" in parity.report(record)
+    for fused, own in zip(*record["accuracy"].values(), strict=True):
+        assert fused == pytest.approx(own, abs=0.02)
+
+
+def test_parity_report_counts_in_percentage_points():
+    record = {"title": "T", "seeds": [0, 1], "epochs": 2, "width": 0.25, "images": 45_000}
+    record |= {
+        "accuracy": {"fused": [0.31, 0.33], "Keras's own": [0.30, 0.30]},
+        "seconds": {"fused": [2, 2], "Keras's own": [3, 3]},
+    }
+    text = parity.report(record)
+    assert "| 1 | 33.00 % | 30.00 % | +3.00 |" in text
+    assert "Mean difference +2.00 percentage points, standard error 1.00. The fused layer trains 1.50 times as fast." in text

@@ -1,0 +1,85 @@
+"""Does speed cost accuracy? `make parity`: VGG-16 on the fused batch normalisation and on Keras's own, the same seeds.
+
+A pair starts from the same weights and sees the same batches: it differs in the layer alone. Prints a table, writes
+results/bench/parity.json, gives no verdict.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from pathlib import Path
+from unittest import mock
+
+import utils  # first: it sets TensorFlow's CPU switches
+
+import cifar100
+import checkpoints
+import keras
+import numpy as np
+
+from notebooks import cells
+
+OUTPUT = Path(__file__).resolve().parent.parent / "results" / "bench" / "parity.json"
+LAYERS = {"fused": utils.BatchNormalization, "Keras's own": keras.layers.BatchNormalization}
+
+
+def train(layer, data, seed, epochs, width, images):
+    """Train notebook 2's VGG-16 with `layer` as its batch normalisation; return validation accuracy and seconds."""
+    train, validation = utils.split(data.y_train, seed=seed)
+    train = np.random.default_rng(seed).permutation(train)[:images]
+    batches = checkpoints.Batches(data.x_train[train], data.y_train[train], 64, seed=seed)
+    keras.utils.set_random_seed(seed)
+    with mock.patch.object(utils, "BatchNormalization", layer):
+        model = cells.define("vgg16_with_gan", "def build_vgg16", WIDTH=width, x_real=data.x_train[train])["build_vgg16"]()
+    rate = utils.warmup_cosine(2e-3, epochs * len(batches), len(batches) // 2)
+    loss = keras.losses.CategoricalCrossentropy(label_smoothing=0.1)
+    model.compile(keras.optimizers.AdamW(rate, weight_decay=0.05), loss, metrics=["accuracy"])
+    start = time.perf_counter()
+    model.fit(batches, epochs=epochs, shuffle=False, verbose=0)
+    seconds = time.perf_counter() - start
+    answers = model.predict(data.x_train[validation], batch_size=500, verbose=0).argmax(axis=1)
+    return float(np.mean(answers == data.y_train[validation])), seconds
+
+
+def report(record):
+    """Return the record as Markdown: a table of pairs, and their mean difference."""
+    accuracy, seconds = record["accuracy"], record["seconds"]
+    lines = [f"| seed | {' | '.join(accuracy)} | difference |", "|---|---:|---:|---:|"]
+    differences = [100 * (one - other) for one, other in zip(*accuracy.values(), strict=True)]
+    for seed, *pair, difference in zip(record["seeds"], *accuracy.values(), differences, strict=True):
+        lines.append(f"| {seed} | {' | '.join(f'{100 * value:.2f} %' for value in pair)} | {difference:+.2f} |")
+    error = statistics.stdev(differences) / len(differences) ** 0.5 if len(differences) > 1 else float("nan")
+    faster = sum(seconds["Keras's own"]) / sum(seconds["fused"])
+    return "\n".join(lines) + (
+        f"\n\nValidation accuracy of VGG-16 at width {record['width']} on {record['title']} after {record['epochs']} epochs of"
+        f" {record['images']:,} images.\nMean difference {statistics.mean(differences):+.2f} percentage points, standard error"
+        f" {error:.2f}. The fused layer trains {faster:.2f} times as fast.\n"
+    )
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--width", type=float, default=0.25)
+    parser.add_argument("--images", type=int, default=45_000, help="training images, at most")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--output", type=Path, default=OUTPUT)
+    arguments = parser.parse_args()
+    data = utils.load("cifar100" if cifar100.find_cifar100() else "shapes100")
+    record = {"title": data.title, "seeds": list(range(arguments.seeds)), "epochs": arguments.epochs, "width": arguments.width}
+    record |= {"images": min(arguments.images, 45_000), "precision": utils.set_precision()}
+    record |= {"accuracy": {name: [] for name in LAYERS}, "seconds": {name: [] for name in LAYERS}}
+    for seed in record["seeds"]:
+        for name, layer in LAYERS.items():
+            accuracy, seconds = train(layer, data, seed, arguments.epochs, arguments.width, record["images"])
+            record["accuracy"][name].append(accuracy)
+            record["seconds"][name].append(seconds)
+            print(f"seed {seed}, {name}: {accuracy:.4f} in {seconds:.0f} s", flush=True)
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    arguments.output.write_text(json.dumps(record | utils.environment(), indent=1) + "\n")
+    print(f"\n{report(record)}")
+
+
+if __name__ == "__main__":
+    main()
