@@ -5,9 +5,9 @@ BIN = .venv/bin
 run: .venv/run  ## the three notebooks, top to bottom
 	$(BIN)/python -m notebooks.run $(if $(DATASET),--dataset $(DATASET)) $(ARGS)
 
-long: .venv/run  ## a wider GAN for longer, recorded as gan_long: about an hour
+long: .venv/run  ## a wider GAN for longer, recorded as gan_long: about an hour and a half
 	$(BIN)/python -m notebooks.run $(if $(DATASET),--dataset $(DATASET)) --only gan_synthetic_images \
-		-p RUN gan_long -p CHANNELS 24 -p EPOCHS 14 -p EMA_MOMENTUM 0.999 $(ARGS)
+		-p RUN gan_long -p CHANNELS 24 -p EPOCHS 24 -p EMA_MOMENTUM 0.999 -p FINAL_RATE 0.1 $(ARGS)
 
 test: .venv/dev  ## all tests
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
@@ -21,7 +21,7 @@ fuzz: .venv/dev  ## 3,000 damaged or made-up files
 bench: .venv/bench  ## training speed against plain PyTorch, to results/bench
 	$(BIN)/python -m notebooks.bench $(ARGS)
 
-parity: .venv/run  ## whether the faster batch normalisation costs accuracy, to results/bench: about 20 minutes
+parity: .venv/run  ## whether the faster batch normalisation costs accuracy, to results/bench
 	$(BIN)/python -m notebooks.parity $(ARGS)
 
 lab: .venv/run  ## Jupyter in the browser
@@ -33,9 +33,10 @@ lint: .venv/dev  ## ruff, notebooks included
 format: .venv/dev
 	$(BIN)/ruff check --fix . && $(BIN)/ruff format .
 
-publish: .venv/run  ## executed notebooks back to notebooks/, without real images; their records and bench's to the README
+publish: .venv/run  ## executed notebooks back to notebooks/, without real images; their records, bench's and parity's to the README
 	$(BIN)/python -m notebooks.run --publish
 	$(BIN)/python -m notebooks.bench --publish
+	$(BIN)/python -m notebooks.parity --publish
 
 clean:
 	rm -rf .venv
