@@ -1,7 +1,7 @@
 """Does speed cost accuracy? `make parity`: VGG-16 on the fused batch normalisation and on Keras's own, the same seeds.
 
 A pair starts from the same weights and sees the same batches: it differs in the layer alone. Prints a table, writes
-results/bench/parity.json, gives no verdict. `--publish` puts that file's table into the README.
+results/bench/parity.json, gives no verdict.
 """
 
 import argparse
@@ -18,7 +18,7 @@ import checkpoints
 import keras
 import numpy as np
 
-from notebooks import cells, run
+from notebooks import cells
 
 OUTPUT = Path(__file__).resolve().parent.parent / "results" / "bench" / "parity.json"
 LAYERS = {"fused": utils.BatchNormalization, "Keras's own": keras.layers.BatchNormalization}
@@ -65,10 +65,7 @@ def main():
     parser.add_argument("--images", type=int, default=45_000, help="training images, at most")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--output", type=Path, default=OUTPUT)
-    parser.add_argument("--publish", action="store_true", help="only write the committed record's table to the README")
     arguments = parser.parse_args()
-    if arguments.publish:
-        return run.fill_readme("parity", report(json.loads(arguments.output.read_text())))
     data = utils.load("cifar100" if cifar100.find_cifar100() else "shapes100")
     record = {"title": data.title, "seeds": list(range(arguments.seeds)), "epochs": arguments.epochs, "width": arguments.width}
     record |= {"images": min(arguments.images, 45_000), "precision": utils.set_precision()}

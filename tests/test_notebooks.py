@@ -15,7 +15,7 @@ import pytest
 from conftest import ROOT
 
 import utils
-from notebooks import bench, cells, parity, run
+from notebooks import bench, cells, run
 
 NAMES = ("gan_synthetic_images", "vgg16_with_gan", "resnet_baseline")
 TINY = {  # 8 channels: PyTorch 2.13 hangs in the backward pass of a strided convolution of 4 channels on a CPU
@@ -305,5 +305,3 @@ def test_readme_says_what_the_records_say():
 def test_readme_says_what_the_bench_said():
     record = json.loads((ROOT / "results" / "bench" / "bench.json").read_text())
     assert bench.report(record) in (ROOT / "README.md").read_text()
-    record = json.loads((ROOT / "results" / "bench" / "parity.json").read_text())
-    assert parity.report(record) in (ROOT / "README.md").read_text()
