@@ -52,9 +52,10 @@ def report(record):
     error = statistics.stdev(differences) / len(differences) ** 0.5 if len(differences) > 1 else float("nan")
     faster = sum(seconds["Keras's own"]) / sum(seconds["fused"])
     return "\n".join(lines) + (
-        f"\n\nValidation accuracy of VGG-16 at width {record['width']} on {record['title']} after {record['epochs']} epochs of"
-        f" {record['images']:,} images.\nMean difference {statistics.mean(differences):+.2f} percentage points, standard error"
-        f" {error:.2f}. The fused layer trains {faster:.2f} times as fast.\n"
+        f"\n\nValidation accuracy of VGG-16 at width {record['width']} on {record['title']}, {record['precision']},"
+        f" after {record['epochs']} epoch(s) of {record['images']:,} images.\n"
+        f"Mean difference {statistics.mean(differences):+.2f} percentage points, standard error {error:.2f}."
+        f" The fused layer trains {faster:.2f} times as fast.\n"
     )
 
 
@@ -64,11 +65,12 @@ def main():
     parser.add_argument("--width", type=float, default=0.25)
     parser.add_argument("--images", type=int, default=45_000, help="training images, at most")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--precision", choices=utils.PRECISIONS, default="float32")
     parser.add_argument("--output", type=Path, default=OUTPUT)
     arguments = parser.parse_args()
     data = utils.load("cifar100" if cifar100.find_cifar100() else "shapes100")
     record = {"title": data.title, "seeds": list(range(arguments.seeds)), "epochs": arguments.epochs, "width": arguments.width}
-    record |= {"images": min(arguments.images, 45_000), "precision": utils.set_precision()}
+    record |= {"images": min(arguments.images, 45_000), "precision": utils.set_precision(arguments.precision)}
     record |= {"accuracy": {name: [] for name in LAYERS}, "seconds": {name: [] for name in LAYERS}}
     for seed in record["seeds"]:
         for name, layer in LAYERS.items():
