@@ -112,10 +112,7 @@ def test_parity_pairs_differ_in_the_layer_alone(tmp_path, monkeypatch, capsys):
 
 def test_parity_report_counts_in_percentage_points():
     record = {"title": "T", "seeds": [0, 1], "epochs": 2, "width": 0.25, "images": 45_000, "precision": "float32"}
-    record |= {
-        "accuracy": {"fused": [0.31, 0.33], "Keras's own": [0.30, 0.30]},
-        "seconds": {"fused": [2, 2], "Keras's own": [3, 3]},
-    }
+    record |= {"accuracy": {"fused": [0.31, 0.33], "Keras's own": [0.30, 0.30]}}
     text = parity.report(record)
     assert "| 1 | 33.00 % | 30.00 % | +3.00 |" in text
-    assert "Mean difference +2.00 percentage points, standard error 1.00. The fused layer trains 1.50 times as fast." in text
+    assert "Mean difference +2.00 percentage points, standard error 1.00." in text
