@@ -29,9 +29,9 @@ LATENT_DIM = 64
 NETWORKS = ("VGG-16 x1", "VGG-16 x0.5", "VGG-16 x0.25", "ResNet-20", "GAN")
 
 
-def compiled(model):
+def compiled(model, rate=2e-3):
     loss = keras.losses.CategoricalCrossentropy(label_smoothing=0.1)
-    model.compile(keras.optimizers.AdamW(2e-3, weight_decay=0.05), loss, metrics=["accuracy"])
+    model.compile(keras.optimizers.AdamW(rate, weight_decay=0.05), loss, metrics=["accuracy"])
     return model
 
 

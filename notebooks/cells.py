@@ -14,9 +14,9 @@ HERE = Path(__file__).resolve().parent
 NAMES = {"keras": keras, "layers": keras.layers, "ops": keras.ops, "np": np, "utils": utils, "checkpoints": checkpoints}
 
 
-def read(notebook, kind="code"):
-    """Return the cells of one kind, "code" or "markdown", of the notebook of that name."""
-    return [cell for cell in nbformat.read(HERE / f"{notebook}.ipynb", 4).cells if cell.cell_type == kind]
+def read(notebook):
+    """Return the code cells of the notebook of that name."""
+    return [cell for cell in nbformat.read(HERE / f"{notebook}.ipynb", 4).cells if cell.cell_type == "code"]
 
 
 def define(notebook, *starts, **names):

@@ -17,7 +17,7 @@ import checkpoints
 import keras
 import numpy as np
 
-from notebooks import cells
+from notebooks import bench, cells
 
 OUTPUT = Path(__file__).resolve().parent.parent / "results" / "bench" / "parity.json"
 LAYERS = {"fused": utils.BatchNormalization, "Keras's own": keras.layers.BatchNormalization}
@@ -32,8 +32,7 @@ def train(layer, data, seed, epochs, width, images):
     with mock.patch.object(utils, "BatchNormalization", layer):
         model = cells.define("vgg16_with_gan", "def build_vgg16", WIDTH=width, x_real=data.x_train[train])["build_vgg16"]()
     rate = utils.warmup_cosine(2e-3, epochs * len(batches), len(batches) // 2)
-    loss = keras.losses.CategoricalCrossentropy(label_smoothing=0.1)
-    model.compile(keras.optimizers.AdamW(rate, weight_decay=0.05), loss, metrics=["accuracy"])
+    bench.compiled(model, rate)
     model.fit(batches, epochs=epochs, shuffle=False, verbose=0)
     answers = model.predict(data.x_train[validation], batch_size=500, verbose=0).argmax(axis=1)
     return float(np.mean(answers == data.y_train[validation]))
