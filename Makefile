@@ -5,9 +5,9 @@ BIN = .venv/bin
 run: .venv/run  ## the three notebooks, top to bottom
 	$(BIN)/python -m notebooks.run $(if $(DATASET),--dataset $(DATASET)) $(ARGS)
 
-long: .venv/run  ## a wider GAN for longer, recorded as gan_long: about an hour and a half
+long: .venv/run  ## a wider GAN for longer, recorded as gan_long: about an hour
 	$(BIN)/python -m notebooks.run $(if $(DATASET),--dataset $(DATASET)) --only gan_synthetic_images \
-		-p RUN gan_long -p CHANNELS 24 -p EPOCHS 24 -p EMA_MOMENTUM 0.999 -p FINAL_RATE 0.1 $(ARGS)
+		-p RUN gan_long -p CHANNELS 24 -p EPOCHS 18 -p EMA_MOMENTUM 0.999 $(ARGS)
 
 test: .venv/dev  ## all tests
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)

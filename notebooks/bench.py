@@ -46,11 +46,13 @@ def build(network):
         return model, 3 * multiply_adds(model)
     space = cells.define("gan_synthetic_images", "def build_classifier", LATENT_DIM=LATENT_DIM, CHANNELS=16)
     teacher = space["build_classifier"](16)
-    space |= {"teacher": teacher, "GUIDANCE": 0.1, "MATCHING": 0.05, "AUGMENT": False, "EMA_MOMENTUM": 0.998, "replicas": 1}
-    space |= {"real_means": np.zeros((100, 256), "float32"), "feature_scale": 1.0}
-    starts = ("def conditional_normalization", "def build_discriminator", "class ClassMeans", "class GAN")
-    gan = cells.define("gan_synthetic_images", *starts, **space)["GAN"]()
-    gan.compile(keras.optimizers.Adam(4e-4, beta_1=0.0, beta_2=0.99))
+    space |= {"teacher": teacher, "GUIDANCE": 0.1, "MATCHING": 0.05, "SPREAD": 0.004, "AUGMENT": False, "EMA_MOMENTUM": 0.998}
+    space |= {"real_means": np.zeros((100, 256), "float32"), "real_covariance": np.eye(256, dtype="float32")}
+    space |= {"feature_scale": 1.0, "replicas": 1}
+    starts = ("def conditional_normalization", "def build_discriminator", "class ClassMoments", "class GAN")
+    space = cells.define("gan_synthetic_images", *starts, **space)
+    gan = space["GAN"](total_steps=10_000)
+    gan.compile(space["two_rates"](gan, 4e-4, 4e-4))
     # generator: forward and two gradients; discriminator: the same on real and fake, and once more for the generator
     # without the weights' gradients; teacher: forward and back on fake images
     return gan, 3 * multiply_adds(gan.generator) + 8 * multiply_adds(gan.discriminator) + 2 * multiply_adds(teacher)

@@ -73,10 +73,13 @@ class ConditionalNorm(nn.Module):
 class Generator(nn.Module):
     def __init__(self, channels, latent):
         super().__init__()
-        widths = (4 * channels, 4 * channels, 2 * channels, channels)
+        widths, strides = [width * channels for width in (4, 4, 4, 4, 2, 1)], (1, 2, 1, 2, 2)
         self.start = nn.Linear(latent, 16 * widths[0])
         self.norms = nn.ModuleList(ConditionalNorm(width) for width in widths)
-        self.ups = nn.ModuleList(nn.ConvTranspose2d(one, other, 4, 2, 1, bias=False) for one, other in itertools.pairwise(widths))
+        self.ups = nn.ModuleList(
+            nn.ConvTranspose2d(before, after, 2 + stride, stride, 1, bias=False)
+            for (before, after), stride in zip(itertools.pairwise(widths), strides, strict=True)
+        )
         self.end = nn.Conv2d(channels, 3, 3, padding=1)
 
     def forward(self, noise, label):
@@ -90,7 +93,7 @@ class Discriminator(nn.Module):
     def __init__(self, channels):
         super().__init__()
         layers, before = [], 3
-        for width, size, strides in ((1, 3, 1), (2, 4, 2), (4, 4, 2), (4, 4, 2)):
+        for width, size, strides in ((2, 4, 2), (4, 4, 2), (4, 4, 2), (4, 3, 1), (4, 3, 1)):
             layers += [spectral_norm(nn.Conv2d(before, width * channels, size, strides, 1)), nn.LeakyReLU(0.1)]
             before = width * channels
         self.trunk = nn.Sequential(*layers)
@@ -109,19 +112,24 @@ class Teacher(nn.Module):
             stack += [nn.Conv2d(before, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(), nn.AvgPool2d(2)]
             before = width
         self.trunk, self.end = nn.Sequential(*stack, nn.AvgPool2d(2), nn.Flatten()), nn.Linear(4 * before, 100)
-        self.means, self.running = torch.zeros(100, 4 * before), torch.zeros(100, 4 * before)
+        self.real_means, self.means = torch.zeros(100, 4 * before), torch.zeros(100, 4 * before)
+        self.real_covariance, self.covariance = torch.eye(4 * before), torch.eye(4 * before)
 
-    def gap(self, features, label):
-        """The distance between generated and real class means, as in notebook 1's ClassMeans."""
+    def gaps(self, features, label):
+        """How far the generated class means and the covariance about them are off, as in notebook 1's ClassMoments."""
         y = functional.one_hot(label, 100).to(features)
         count = y.sum(0)[:, None]
         mean = y.T @ features.detach() / count.clamp(min=1)
-        self.running = self.running * 0.9**count + mean * (1 - 0.9**count)
-        return ((features - y @ self.means) * (y @ (self.running - self.means))).sum(1).mean()
+        self.means = self.means * 0.9**count + mean * (1 - 0.9**count)
+        around = features - y @ self.real_means
+        fixed = around.detach()
+        self.covariance = 0.95 * self.covariance + 0.05 * (fixed.T @ fixed) / len(fixed)
+        spread = fixed @ (self.covariance - self.real_covariance)
+        return (around * (y @ (self.means - self.real_means))).sum(1).mean(), (around * spread).sum(1).mean()
 
     def forward(self, images, label):
         features = self.trunk(images)
-        return functional.cross_entropy(self.end(features).float(), label), self.gap(features.float(), label)
+        return functional.cross_entropy(self.end(features).float(), label), *self.gaps(features.float(), label)
 
 
 def gan_step(channels, latent, batch_size, bfloat16=False):
@@ -141,8 +149,8 @@ def gan_step(channels, latent, batch_size, bfloat16=False):
         (functional.relu(1 - real_score).mean() + functional.relu(1 + fake_score).mean()).backward()
         d.requires_grad_(False)
         with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
-            opinion, gap = guide(fake, label)
-            loss = 0.1 * opinion + 0.05 * gap - d(fake, label).float().mean()
+            opinion, means, spread = guide(fake, label)
+            loss = 0.1 * opinion + 0.05 * means + 0.004 * spread - d(fake, label).float().mean()
         optimizers[0].zero_grad()
         loss.backward()
         d.requires_grad_(True)

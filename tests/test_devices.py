@@ -44,7 +44,7 @@ def resnet():
 
 def gan():
     replicas = devices.strategy().num_replicas_in_sync
-    return tiny_gan(rate=4e-4, AUGMENT=False, MATCHING=0.0, replicas=replicas)  # class means are each device's own
+    return tiny_gan(rate=4e-4, AUGMENT=False, MATCHING=0.0, SPREAD=0.0, replicas=replicas)  # moments are each device's own
 
 
 def loss_curve(build, normalization, noise=0):

@@ -328,13 +328,16 @@ def tiny_gan(rate=1e-3, **choices):
         "replicas": 1,
         "GUIDANCE": 0.5,
         "MATCHING": 0.5,
+        "SPREAD": 0.5,
     }
-    names |= {"real_means": np.ones((100, 32), "float32"), "feature_scale": 100.0} | choices
-    starts = ("def conditional_normalization", "def build_discriminator", "def augment", "class ClassMeans", "class GAN")
+    names |= {"real_means": np.ones((100, 32), "float32"), "real_covariance": np.eye(32, dtype="float32"), "feature_scale": 100.0}
+    names |= choices
+    starts = ("def conditional_normalization", "def build_discriminator", "def augment", "class ClassMoments", "class GAN")
     keras.utils.set_random_seed(0)
     teacher = cells.define("gan_synthetic_images", "def build_classifier", **names)["build_classifier"](2)
-    gan = cells.define("gan_synthetic_images", *starts, teacher=teacher, **names)["GAN"]()
-    gan.compile(keras.optimizers.Adam(rate, beta_1=0.0))
+    space = cells.define("gan_synthetic_images", *starts, teacher=teacher, **names)
+    gan = space["GAN"](total_steps=18)
+    gan.compile(space["two_rates"](gan, rate, 2 * rate))
     return gan
 
 
@@ -370,6 +373,64 @@ def test_the_gan_learns_to_tell_and_keeps_its_networks_apart(whole_gan):
     average, current = ([np.array(weight) for weight in model.weights] for model in (gan.average, gan.generator))
     assert any((one != other).any() for one, other in zip(average, current, strict=True))
     assert max(np.abs(one - other).max() for one, other in zip(average, current, strict=True)) < 1
+
+
+def test_generator_and_discriminator_learn_at_their_own_rates():
+    """Adam's first step moves a weight by the learning rate, whatever its gradient."""
+    gan = tiny_gan(rate=1e-3)
+    batch = checkpoints.Batches(*tiny_data(), 8, classes=100, pad=0, noise=4)[0]
+    networks = (gan.generator, gan.discriminator)
+    biases = [next(weight for weight in network.trainable_weights if weight.name == "bias") for network in networks]
+    before = [np.array(bias) for bias in biases]
+    gan.train_on_batch(*batch)
+    for bias, old, rate in zip(biases, before, (1e-3, 2e-3), strict=True):
+        assert np.abs(np.array(bias) - old).max() == pytest.approx(rate, rel=0.01)
+
+
+@pytest.mark.parametrize(("scale", "shift", "signs"), [(0.5, 0, (0, -1)), (1, 0, (0, 0)), (2, 0, (0, 1)), (1, 1, (1, 1))])
+def test_class_moments_pull_generated_features_to_the_real_ones(scale, shift, signs):
+    """Features of a given spread and shift about the class means: which way the two terms would move them."""
+    rng = np.random.default_rng(0)
+    names = {"real_means": rng.normal(size=(100, 16)).astype("float32"), "real_covariance": np.eye(16, dtype="float32")}
+    moments = cells.define("gan_synthetic_images", "class ClassMoments", EMA_MOMENTUM=0.9, **names)["ClassMoments"]()
+    moments.build((100, 16))
+    terms = []
+    for _ in range(300):
+        labels = rng.integers(0, 100, 64)
+        features = names["real_means"][labels] + scale * rng.normal(size=(64, 16)) + shift
+        terms.append([float(term) for term in moments(features.astype("float32"), np.eye(100, dtype="float32")[labels])])
+    for term, noise, sign in zip(np.mean(terms[100:], axis=0), (8, 2), signs, strict=True):
+        assert np.sign(term) * (abs(term) > noise) == sign
+
+
+class Candidates:
+    """Stands in for a generator: images as bright as its teacher is sure, which is the noise itself."""
+
+    def predict(self, inputs, **arguments):
+        noise, labels = inputs
+        sure = 1 / (1 + np.exp(-noise[:, 0]))
+        return np.broadcast_to((2 * sure - 1)[:, None, None, None], (len(labels), 32, 32, 3)), sure
+
+
+def test_of_several_candidates_the_surest_is_drawn():
+    labels = np.repeat(np.arange(100), 2)
+    names = {"generator": Candidates(), "SEED": 0, "LATENT_DIM": 1}
+    draw = cells.define("gan_synthetic_images", "def with_confidence", **names)["draw"]
+    one, four = draw(labels, seed=0), draw(labels, seed=0, candidates=4)
+    assert one.shape == (200, 32, 32, 3)
+    assert one.dtype == "uint8"
+    assert (four >= one).all()  # the first candidates are the same ones
+    assert np.mean(four > one) == pytest.approx(3 / 4, abs=0.1)
+    assert (draw(labels, seed=0, candidates=4) == four).all()
+
+
+def test_a_generator_tells_the_probability_that_its_image_shows_the_class(whole_gan):
+    gan, *_ = whole_gan
+    teacher = keras.Model(gan.teacher.inputs, gan.teacher.outputs[0])
+    both = cells.define("gan_synthetic_images", "def with_confidence", teacher=teacher)["with_confidence"](gan.average)
+    labels = np.arange(100, dtype="int32")
+    images, sure = both.predict([np.random.default_rng(0).normal(size=(100, 4)).astype("float32"), labels], verbose=0)
+    assert sure == pytest.approx(teacher.predict((images + 1) * 127.5, verbose=0)[labels, labels], rel=1e-4)
 
 
 def test_the_best_scored_average_is_kept(whole_gan):
