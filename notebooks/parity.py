@@ -17,7 +17,7 @@ import checkpoints
 import keras
 import numpy as np
 
-from notebooks import bench, cells
+from notebooks import bench, cells, run
 
 OUTPUT = Path(__file__).resolve().parent.parent / "results" / "bench" / "parity.json"
 LAYERS = {"fused": utils.BatchNormalization, "Keras's own": keras.layers.BatchNormalization}
@@ -60,8 +60,11 @@ def main():
     parser.add_argument("--images", type=int, default=45_000, help="training images, at most")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--precision", choices=utils.PRECISIONS, default="float32")
+    parser.add_argument("--publish", action="store_true", help="only write the committed record's table to the README")
     parser.add_argument("--output", type=Path, default=OUTPUT)
     arguments = parser.parse_args()
+    if arguments.publish:
+        return run.fill_readme("parity", report(json.loads(arguments.output.read_text())))
     data = utils.load("cifar100" if cifar100.find_cifar100() else "shapes100")
     record = {"title": data.title, "seeds": list(range(arguments.seeds)), "epochs": arguments.epochs, "width": arguments.width}
     record |= {"images": min(arguments.images, 45_000), "precision": utils.set_precision(arguments.precision)}

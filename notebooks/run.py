@@ -117,26 +117,30 @@ def results_text(results):
     gans = sorted((record for record in records if "gan_train" in record), key=lambda record: record["seconds"])
     return f"""{(results / "comparison.md").read_text()}
 {gan_table(gans)}
-Seed {gans[0]["seed"]}, on {gans[0]["device"]}. GAN-test: share of the GAN's images that a small classifier of real images
-names rightly. GAN-train: accuracy on real images of the same classifier trained on GAN images alone, as many as there are real
-ones. Fréchet distance in that classifier's features. Diversity within a class, over that of real images. Memorised: share nearer
-to a training image than 99 % of unseen photographs are. The last row takes real images for the GAN's.
+Seed {gans[0]["seed"]}, on {gans[0]["device"]}. Candidates: images drawn for each one that is kept, the one whose class is
+plainest to a small classifier, the teacher. GAN-test: share of them that another small classifier of real images names
+rightly. GAN-train: accuracy on real images of that classifier trained on GAN images alone, as many as there are real ones.
+Fréchet distance in its features. Diversity within a class, over that of real images. Memorised: share nearer to a training
+image than 99 % of unseen photographs are. The last row takes real images for the GAN's.
 """
 
 
 def gan_table(records):
     """Return a Markdown table of GANs' records, in their order, with what real images would score."""
-    columns = ("channels", "epochs", "minutes", "GAN-train", "of real", "GAN-test", "Fréchet", "diversity", "memorised")
-    rows = [f"| GAN | {' | '.join(columns)} |", "|---|" + "---:|" * 9]
+    rows = [
+        "| GAN | channels | epochs | minutes | candidates | GAN-train | of real | GAN-test | Fréchet | diversity | memorised |",
+        "|---|" + "---:|" * 10,
+    ]
     for record in records:
-        counts = f"{record['parameters']['CHANNELS']} | {record['epochs_run']} | {record['seconds'] / 60:.1f}"
+        chosen = record["parameters"]
+        counts = f"{chosen['CHANNELS']} | {record['epochs_run']} | {record['seconds'] / 60:.1f} | {chosen['CANDIDATES']}"
         train, test, memorised = (f"{100 * record[key]:.1f} %" for key in ("gan_train", "gan_test", "memorised_pixels"))
         scores = (
             f"{train} | {record['gan_train_ratio']:.2f} | {test} | {record['fid']:.1f} | {record['diversity']:.2f} | {memorised}"
         )
         rows.append(f"| `{record['name']}` | {counts} | {scores} |")
     real = f"{100 * records[0]['gan_test_real']:.1f} %"
-    rows.append(f"| real images | | | | {real} | 1 | {real} | {records[0]['fid_real']:.1f} | 1 | 1 % |")
+    rows.append(f"| real images | | | | | {real} | 1 | {real} | {records[0]['fid_real']:.1f} | 1 | 1 % |")
     return "\n".join(rows) + "\n"
 
 
