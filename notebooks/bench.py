@@ -209,16 +209,25 @@ def report(record):
         for level in LEVELS
     }
     times = "; ".join(f"{100 * level:g} %: {models or 'none'}" for level, models in reached.items())
+    measured = " and ".join(sorted({row.get("date", record["date"]) for row in record["rows"]}))
     start, rate = record["start_up"], record["convolution_rate"] / 1e9
     return (
         "\n".join(lines)
         + f"""
 
-Batch {record["rows"][0]["batch_size"]}, {record["precision"]}, {record["device"]}, {record["date"]}; a few percent are noise. The
+Batch {record["rows"][0]["batch_size"]}, {record["precision"]}, {record["device"]}, {measured}; a few percent are noise. The
 ceiling is this machine's fastest convolution, {rate:.0f} G multiply-adds a second. From start to loaded {start["dataset"]}:
 {start["seconds"]:.1f} s, at most {start["peak_mb"]:,} MB. Minutes of training to a validation accuracy of {times}.
 """
     )
+
+
+def earlier_rows(path):
+    """Return the rows of an earlier record, if there is one, by network, each with its date."""
+    if not path.exists():
+        return {}
+    record = json.loads(path.read_text())
+    return {row["network"]: {"date": record["date"]} | row for row in record["rows"]}
 
 
 def main():
@@ -226,7 +235,9 @@ def main():
     parser.add_argument("--steps", type=int, default=20, help="steps a turn; fewer for larger networks")
     parser.add_argument("--repeats", type=int, default=7, help="turns of each contender")
     parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--only", choices=NETWORKS, action="append", help="measure this network alone")
+    parser.add_argument(
+        "--only", choices=NETWORKS, action="append", help="measure this network alone; the record keeps its other rows"
+    )
     parser.add_argument("--precision", choices=utils.PRECISIONS, default="auto")
     parser.add_argument("--publish", action="store_true", help="only write the committed record's table to the README")
     parser.add_argument("--output", type=Path, default=HERE.parent / "results" / "bench" / "bench.json")
@@ -242,13 +253,15 @@ def main():
         "convolution_rate": ceiling,
         "start_up": {"dataset": dataset, "seconds": seconds, "peak_mb": memory},
     }
-    record |= {"minutes_to_accuracy": milestones(dataset), "rows": []}
+    record |= {"minutes_to_accuracy": milestones(dataset)} | utils.environment()
+    rows = earlier_rows(arguments.output) if arguments.only else {}
     for network in arguments.only or NETWORKS:
         keras.utils.clear_session()
-        record["rows"].append(measure(network, arguments.batch_size, arguments.steps, arguments.repeats, ceiling))
-        speed = record["rows"][-1]["images_per_second"]
+        rows[network] = measure(network, arguments.batch_size, arguments.steps, arguments.repeats, ceiling)
+        rows[network] |= {"date": record["date"]}
+        speed = rows[network]["images_per_second"]
         print(f"{network}: " + ", ".join(f"{name} {value:.0f} images/s" for name, value in speed.items()), flush=True)
-    record |= utils.environment()
+    record |= {"rows": [rows[network] for network in NETWORKS if network in rows]}
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     arguments.output.write_text(json.dumps(record, indent=1) + "\n")
     print(f"\n{report(record)}")

@@ -47,13 +47,23 @@ def test_a_slow_contender_is_not_asked_again_and_again():
 @pytest.mark.parametrize("network", ["VGG-16 x0.25", "GAN"])
 def test_bench_writes_what_it_prints(tmp_path, monkeypatch, capsys, network):
     output = tmp_path / "bench.json"
+    before = {
+        "network": "VGG-16 x0.5",
+        "images_per_second": {"fit": 1.0},
+        "pipeline_cost": 0,
+        "of_best_peer": None,
+        "of_ceiling": 0,
+    }
+    output.write_text(json.dumps({"date": "2026-01-01", "rows": [before | {"batch_size": 64}, {"network": network}]}))
     monkeypatch.setattr(
         sys, "argv", ["bench", "--steps=2", "--repeats=1", "--precision=float32", "--only", network, "--output", str(output)]
     )
     monkeypatch.setattr(bench, "peer_runners", lambda *_: {"torch float32": lambda: bench.time.sleep(0.01) or 2})
     bench.main()
     record = json.loads(output.read_text())
-    (row,) = record["rows"]
+    kept, row = sorted(record["rows"], key=lambda row: row["date"])
+    assert kept == before | {"batch_size": 64, "date": "2026-01-01"}  # as --only asks for one network
+    assert row["network"] == network
     speed = row["images_per_second"]
     assert row["of_best_peer"] == pytest.approx(speed["fit"] / speed["torch float32"])
     assert row["pipeline_cost"] == pytest.approx(1 - speed["fit"] / speed["one batch"])
