@@ -33,9 +33,10 @@ lint: .venv/dev  ## ruff, notebooks included
 format: .venv/dev
 	$(BIN)/ruff check --fix . && $(BIN)/ruff format .
 
-publish: .venv/run  ## executed notebooks back to notebooks/, without real images; their records and bench's to the README
+publish: .venv/run  ## executed notebooks back to notebooks/, without real images; their records, bench's and parity's to the README
 	$(BIN)/python -m notebooks.run --publish
 	$(BIN)/python -m notebooks.bench --publish
+	$(BIN)/python -m notebooks.parity --publish
 
 clean:
 	rm -rf .venv

@@ -19,7 +19,7 @@ import numpy as np
 
 from notebooks import bench, cells, run
 
-OUTPUT = Path(__file__).resolve().parent.parent / "results" / "bench" / "parity.json"
+OUTPUT = bench.OUTPUT.with_name("parity.json")
 LAYERS = {"fused": utils.BatchNormalization, "Keras's own": keras.layers.BatchNormalization}
 
 

@@ -15,7 +15,7 @@ import pytest
 from conftest import ROOT
 
 import utils
-from notebooks import bench, cells, run
+from notebooks import bench, cells, parity, run
 
 NAMES = ("gan_synthetic_images", "vgg16_with_gan", "resnet_baseline")
 TINY = {  # 8 channels: PyTorch 2.13 hangs in the backward pass of a strided convolution of 4 channels on a CPU
@@ -302,6 +302,7 @@ def test_readme_says_what_the_records_say():
     assert run.results_text(results) in (ROOT / "README.md").read_text()
 
 
-def test_readme_says_what_the_bench_said():
-    record = json.loads((ROOT / "results" / "bench" / "bench.json").read_text())
-    assert bench.report(record) in (ROOT / "README.md").read_text()
+@pytest.mark.parametrize("module", [bench, parity])
+def test_readme_says_what_bench_and_parity_said(module):
+    record = json.loads(module.OUTPUT.read_text())
+    assert module.report(record) in (ROOT / "README.md").read_text()
