@@ -223,12 +223,12 @@ ceiling is this machine's fastest convolution, {rate:.0f} G multiply-adds a seco
     )
 
 
-def earlier_rows(path):
-    """Return the rows of an earlier record, if there is one, by network, each with its date."""
+def earlier(path):
+    """Return an earlier record's ceiling, and its rows by network, each with its date; nothing where there is none."""
     if not path.exists():
-        return {}
+        return 0.0, {}
     record = json.loads(path.read_text())
-    return {row["network"]: {"date": record["date"]} | row for row in record["rows"]}
+    return record["convolution_rate"], {row["network"]: {"date": record["date"]} | row for row in record["rows"]}
 
 
 def main():
@@ -246,7 +246,8 @@ def main():
     if arguments.publish:
         return run.fill_readme("bench", report(json.loads(arguments.output.read_text())))
     precision = utils.set_precision(arguments.precision)
-    ceiling = convolution_rate(arguments.batch_size)
+    fastest, rows = earlier(arguments.output) if arguments.only else (0.0, {})
+    ceiling = max(fastest, convolution_rate(arguments.batch_size))
     dataset = "cifar100" if cifar100.find_cifar100() else "shapes100"
     seconds, memory = start_up(dataset)
     record = {
@@ -255,7 +256,6 @@ def main():
         "start_up": {"dataset": dataset, "seconds": seconds, "peak_mb": memory},
     }
     record |= {"minutes_to_accuracy": milestones(dataset)} | utils.environment()
-    rows = earlier_rows(arguments.output) if arguments.only else {}
     for network in arguments.only or NETWORKS:
         keras.utils.clear_session()
         rows[network] = measure(network, arguments.batch_size, arguments.steps, arguments.repeats, ceiling)

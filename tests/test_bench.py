@@ -54,7 +54,9 @@ def test_bench_writes_what_it_prints(tmp_path, monkeypatch, capsys, network):
         "of_best_peer": None,
         "of_ceiling": 0,
     }
-    output.write_text(json.dumps({"date": "2026-01-01", "rows": [before | {"batch_size": 64}, {"network": network}]}))
+    output.write_text(
+        json.dumps({"date": "2026-01-01", "convolution_rate": 1e15, "rows": [before | {"batch_size": 64}, {"network": network}]})
+    )
     monkeypatch.setattr(
         sys, "argv", ["bench", "--steps=2", "--repeats=1", "--precision=float32", "--only", network, "--output", str(output)]
     )
@@ -64,6 +66,7 @@ def test_bench_writes_what_it_prints(tmp_path, monkeypatch, capsys, network):
     kept, row = sorted(record["rows"], key=lambda row: row["date"])
     assert kept == before | {"batch_size": 64, "date": "2026-01-01"}  # as --only asks for one network
     assert row["network"] == network
+    assert record["convolution_rate"] == 1e15  # the fastest convolution seen
     speed = row["images_per_second"]
     assert row["of_best_peer"] == pytest.approx(speed["fit"] / speed["torch float32"])
     assert row["pipeline_cost"] == pytest.approx(1 - speed["fit"] / speed["one batch"])
