@@ -210,7 +210,7 @@ def report(record):
         for level in LEVELS
     }
     times = "; ".join(f"{100 * level:g} %: {models or 'none'}" for level, models in reached.items())
-    measured = " and ".join(sorted({row.get("date", record["date"]) for row in record["rows"]}))
+    measured = " and ".join(sorted({row["date"] for row in record["rows"]}))
     start, rate = record["start_up"], record["convolution_rate"] / 1e9
     return (
         "\n".join(lines)
@@ -229,6 +229,13 @@ def earlier(path):
         return 0.0, {}
     record = json.loads(path.read_text())
     return record["convolution_rate"], {row["network"]: {"date": record["date"]} | row for row in record["rows"]}
+
+
+def keep(record, text, path):
+    """Write a record, and print what is to be read of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(record, indent=1) + "\n")
+    print(f"\n{text}")
 
 
 def main():
@@ -263,9 +270,7 @@ def main():
         speed = rows[network]["images_per_second"]
         print(f"{network}: " + ", ".join(f"{name} {value:.0f} images/s" for name, value in speed.items()), flush=True)
     record |= {"rows": [rows[network] for network in NETWORKS if network in rows]}
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps(record, indent=1) + "\n")
-    print(f"\n{report(record)}")
+    keep(record, report(record), arguments.output)
 
 
 if __name__ == "__main__":

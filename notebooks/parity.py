@@ -74,9 +74,7 @@ def main():
             accuracy = train(layer, data, seed, arguments.epochs, arguments.width, record["images"])
             record["accuracy"][name].append(accuracy)
             print(f"seed {seed}, {name}: {accuracy:.4f}", flush=True)
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps(record | utils.environment(), indent=1) + "\n")
-    print(f"\n{report(record)}")
+    bench.keep(record | utils.environment(), report(record), arguments.output)
 
 
 if __name__ == "__main__":
