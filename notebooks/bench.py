@@ -223,11 +223,15 @@ ceiling is this machine's fastest convolution, {rate:.0f} G multiply-adds a seco
     )
 
 
-def earlier(path):
-    """Return an earlier record's ceiling, and its rows by network, each with its date; nothing where there is none."""
-    if not path.exists():
+def earlier(path, device, precision, batch_size):
+    """Return an earlier record's ceiling, and its rows by network, each with its date.
+
+    Nothing where there is no record, or where it was measured otherwise: the table names one device, precision and batch.
+    """
+    record = json.loads(path.read_text()) if path.exists() else {"rows": []}
+    ways = {(record["device"], record["precision"], row["batch_size"]) for row in record["rows"]}
+    if ways != {(device, precision, batch_size)}:
         return 0.0, {}
-    record = json.loads(path.read_text())
     return record["convolution_rate"], {row["network"]: {"date": record["date"]} | row for row in record["rows"]}
 
 
@@ -253,7 +257,8 @@ def main():
     if arguments.publish:
         return run.fill_readme("bench", report(json.loads(arguments.output.read_text())))
     precision = utils.set_precision(arguments.precision)
-    fastest, rows = earlier(arguments.output) if arguments.only else (0.0, {})
+    same = {"device": utils.device(), "precision": precision, "batch_size": arguments.batch_size}
+    fastest, rows = earlier(arguments.output, **same) if arguments.only else (0.0, {})
     ceiling = max(fastest, convolution_rate(arguments.batch_size))
     dataset = "cifar100" if cifar100.find_cifar100() else "shapes100"
     seconds, memory = start_up(dataset)

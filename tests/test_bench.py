@@ -55,7 +55,9 @@ def test_bench_writes_what_it_prints(tmp_path, monkeypatch, capsys, network):
         "of_best_peer": None,
         "of_ceiling": 0,
     }
-    output.write_text(json.dumps({"date": "2026-01-01", "convolution_rate": 1e15, "rows": [before, {"network": network}]}))
+    rows = [before, {"network": network, "batch_size": 64}]
+    here = {"device": utils.device(), "precision": "float32"}
+    output.write_text(json.dumps({"date": "2026-01-01", "convolution_rate": 1e15, "rows": rows} | here))
     monkeypatch.setattr(
         sys, "argv", ["bench", "--steps=2", "--repeats=1", "--precision=float32", "--only", network, "--output", str(output)]
     )
@@ -72,6 +74,16 @@ def test_bench_writes_what_it_prints(tmp_path, monkeypatch, capsys, network):
     assert 0 < row["of_ceiling"] < 1
     assert record["start_up"]["seconds"] > 0
     assert bench.report(record) in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("other", [{"device": "another"}, {"precision": "mixed_bfloat16"}, {"batch_size": 128}])
+def test_rows_measured_otherwise_are_not_kept(tmp_path, other):
+    asked = {"device": "this one", "precision": "float32", "batch_size": 64}
+    row = {"network": "GAN", "batch_size": 64}
+    record = {"date": "2026-01-01", "convolution_rate": 1e9, "device": "this one", "precision": "float32", "rows": [row]}
+    (tmp_path / "bench.json").write_text(json.dumps(record))
+    assert bench.earlier(tmp_path / "bench.json", **asked) == (1e9, {"GAN": row | {"date": "2026-01-01"}})
+    assert bench.earlier(tmp_path / "bench.json", **asked | other) == (0.0, {})
 
 
 def test_minutes_to_an_accuracy():
