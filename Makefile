@@ -1,4 +1,4 @@
-.PHONY: run long test soak fuzz bench parity lab lint format publish clean
+.PHONY: run long scarce test soak fuzz bench parity lab lint format publish clean
 PYTHON ?= python3
 BIN = .venv/bin
 
@@ -8,6 +8,10 @@ run: .venv/run  ## the three notebooks, top to bottom
 long: .venv/run  ## a wider GAN for longer, recorded as gan_long: about an hour
 	$(BIN)/python -m notebooks.run $(if $(DATASET),--dataset $(DATASET)) --only gan_synthetic_images \
 		-p RUN gan_long -p CHANNELS 24 -p EPOCHS 18 -p EMA_MOMENTUM 0.999 $(ARGS)
+
+scarce: .venv/run  ## the same question with a tenth of the real images, to results/<dataset>-0.1: about an hour
+	$(BIN)/python -m notebooks.run $(if $(DATASET),--dataset $(DATASET)) -p REAL_FRACTION 0.1 -p EPOCHS 60 \
+		-p PATIENCE 15 -p JUDGE_EPOCHS 15 -p AUGMENT True -p SYNTHETIC_PER_CLASS 45 $(ARGS)
 
 test: .venv/dev  ## all tests
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)

@@ -63,6 +63,13 @@ class Dataset:
         return TITLES[self.name]
 
 
+def part(name, real_fraction):
+    """Return the name and the title of a dataset of which `real_fraction` (0 to 1) of the training split is used."""
+    if real_fraction == 1:
+        return name, TITLES[name]
+    return f"{name}-{real_fraction}", f"{TITLES[name]}, {real_fraction} of its training images"
+
+
 def load(name):
     """Return the `Dataset` called `name`; CIFAR-100 is looked for on disk first and downloaded otherwise.
 

@@ -26,7 +26,7 @@ import numpy as np
 import seaborn
 from PIL import Image
 
-from cifar100 import DATASETS, ROOT, TITLES, DataError, load  # noqa: F401
+from cifar100 import DATASETS, ROOT, DataError, load, part  # noqa: F401
 from devices import PRECISIONS, device, has_gpu, is_chief, set_precision, strategy  # noqa: F401
 
 logging.getLogger("tensorflow").setLevel("ERROR")  # it takes each model a notebook builds for a mistake
@@ -312,11 +312,12 @@ def _installed(package):
 
 
 def write_record(name, **record):
-    """Write results/<dataset>/<name>.json, whole or not at all, and return its path."""
+    """Write results/<part>/<name>.json, whole or not at all, and return its path."""
     record = {"name": name, **record, **environment()}
     if RECORD_KEYS - record.keys():
         raise ValueError(f"record {name}: missing {sorted(RECORD_KEYS - record.keys())}")
-    path = results_folder(record["dataset"]) / f"{name}.json"
+    folder, _ = part(record["dataset"], record["real_fraction"])
+    path = results_folder(folder) / f"{name}.json"
     partial = path.with_suffix(f".{os.getpid()}.partial")
     try:
         with partial.open("w") as file:
@@ -329,16 +330,16 @@ def write_record(name, **record):
     return path
 
 
-def results_folder(dataset):
-    """Return results/<dataset>, made if need be; for a worker other than the chief a folder that goes with the process."""
-    folder = Path(ROOT if is_chief() else _scratch().name) / "results" / dataset
+def results_folder(part):
+    """Return results/<part>, made if need be; for a worker other than the chief a folder that goes with the process."""
+    folder = Path(ROOT if is_chief() else _scratch().name) / "results" / part
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
-def checkpoint_folder(dataset, run):
+def checkpoint_folder(part, run):
     """Return the folder of a run's checkpoints, which the workers share: the chief writes, all read."""
-    return ROOT / "results" / dataset / "checkpoints" / run
+    return ROOT / "results" / part / "checkpoints" / run
 
 
 @functools.cache
@@ -346,10 +347,10 @@ def _scratch():
     return tempfile.TemporaryDirectory()  # kept by the cache; it removes itself when the process ends
 
 
-def read_records(dataset):
-    """Return all records of a dataset, by name. Raises `DataError` for one that is not whole."""
+def read_records(part):
+    """Return all records of a part, by name. Raises `DataError` for one that is not whole."""
     records = {}
-    folders = dict.fromkeys((ROOT / "results" / dataset, results_folder(dataset)))
+    folders = dict.fromkeys((ROOT / "results" / part, results_folder(part)))
     for path in sorted(path for folder in folders for path in folder.glob("*.json")):
         try:
             records[path.stem] = json.loads(path.read_text())

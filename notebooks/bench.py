@@ -50,7 +50,7 @@ def build(network):
     space |= {"teacher": teacher, "GUIDANCE": 0.1, "MATCHING": 0.05, "SPREAD": 0.004, "AUGMENT": False, "EMA_MOMENTUM": 0.998}
     space |= {"real_means": np.zeros((100, 256), "float32"), "real_covariance": np.eye(256, dtype="float32")}
     space |= {"feature_scale": 1.0, "replicas": 1}
-    starts = ("def conditional_normalization", "def build_discriminator", "class ClassMoments", "class GAN")
+    starts = ("def conditional_normalization", "def build_discriminator", "class ClassMoments", "class GAN", "def two_rates")
     space = cells.define("gan_synthetic_images", *starts, **space)
     gan = space["GAN"](total_steps=10_000)
     gan.compile(space["two_rates"](gan, 4e-4, 4e-4))

@@ -39,15 +39,16 @@ def main():
     if dataset not in EXPECTED:
         sys.exit(f"unknown dataset {dataset!r}; known are {', '.join(EXPECTED)}")
     chosen = {name: minutes for name, minutes in zip(NOTEBOOKS, EXPECTED[dataset], strict=True) if arguments.only in (None, name)}
-    title, minutes = cifar100.TITLES[dataset], sum(chosen.values())
+    part, title = cifar100.part(dataset, overrides.get("REAL_FRACTION", 1))
+    minutes = sum(chosen.values())
     print(f"{title}: expect about {minutes} minutes on 2 CPU cores with the default parameters", flush=True)
     for name in chosen:
         given = parameters[name]
         if dataset == "shapes100":
             given = STAND_IN | given | {"DATASET": dataset}
-        if not execute(name, dataset, given):
+        if not execute(name, part, given):
             return 1
-    print(f"Done: records, figures and executed notebooks are in results/{dataset}")
+    print(f"Done: records, figures and executed notebooks are in results/{part}")
     return 0
 
 
@@ -83,11 +84,11 @@ def choose_dataset():
     return "cifar100"
 
 
-def execute(name, dataset, parameters):
-    """Execute one notebook into results/<dataset>/notebooks. Returns whether all cells passed."""
+def execute(name, part, parameters):
+    """Execute one notebook into results/<part>/notebooks. Returns whether all cells passed."""
     worker = json.loads(os.environ.get("TF_CONFIG") or "{}").get("task", {}).get("index", 0)
     run = parameters.get("RUN", name) + f"-worker{worker}" * bool(worker)  # trainings of several names, workers: a copy each
-    output = HERE.parent / "results" / dataset / "notebooks" / f"{run}.ipynb"
+    output = HERE.parent / "results" / part / "notebooks" / f"{run}.ipynb"
     output.parent.mkdir(parents=True, exist_ok=True)
     print(f"\n== {name} ==", flush=True)
     start = time.perf_counter()
@@ -111,12 +112,21 @@ def heading(notebook, index):
     return f"cell {index + 1}, under {headings[-1].lstrip('# ') if headings else 'no heading'!r}"
 
 
+def gan_records(results):
+    """Return the GANs' records in a folder, shortest training first."""
+    records = [json.loads(path.read_text()) for path in results.glob("*.json")]
+    return sorted((record for record in records if "gan_train" in record), key=lambda record: record["seconds"])
+
+
+def tables(results):
+    """Return the tables of classifiers and of GANs recorded in a folder."""
+    return f"{(results / 'comparison.md').read_text()}\n{gan_table(gan_records(results))}"
+
+
 def results_text(results):
     """Return what the README says of the records: the classifiers, the GANs, and where they were measured."""
-    records = [json.loads(path.read_text()) for path in sorted(results.glob("*.json"))]
-    gans = sorted((record for record in records if "gan_train" in record), key=lambda record: record["seconds"])
-    return f"""{(results / "comparison.md").read_text()}
-{gan_table(gans)}
+    gans = gan_records(results)
+    return f"""{tables(results)}
 Seed {gans[0]["seed"]}, on {gans[0]["device"]}. Candidates: images drawn for each one that is kept, the one whose class is
 plainest to a small classifier, the teacher. GAN-test: share of them that another small classifier of real images names
 rightly. GAN-train: accuracy on real images of that classifier trained on GAN images alone, as many as there are real ones.
@@ -164,7 +174,7 @@ def fill_readme(name, text):
 def publish(dataset):
     """Copy the executed notebooks back to notebooks/: outputs kept but for real images and TensorFlow's greetings.
 
-    The README receives the table of records.
+    The README receives the tables of records, those of `make scarce` too.
     """
     remove = TagRemovePreprocessor(remove_all_outputs_tags={"real-images"})
     for name in NOTEBOOKS:
@@ -181,7 +191,9 @@ def publish(dataset):
             tags = cell.metadata.get("tags")
             cell.metadata = {"tags": tags} if tags else {}
         nbformat.write(notebook, HERE / f"{name}.ipynb")
-    fill_readme("results", results_text(HERE.parent / "results" / dataset))
+    results = HERE.parent / "results"
+    fill_readme("results", results_text(results / dataset))
+    fill_readme("scarce", tables(results / f"{dataset}-0.1"))
     return 0
 
 

@@ -15,7 +15,7 @@ import keras
 import numpy as np
 import pytest
 from conftest import ROOT
-from test_notebooks import TINY, run_notebooks
+from test_notebooks import PART, TINY, run_notebooks
 from test_training import tiny_batches, tiny_gan, tiny_model, train
 
 import checkpoints
@@ -168,7 +168,7 @@ def test_only_the_chief_writes(tmp_path):
     with ThreadPoolExecutor() as threads:
         done = list(threads.map(lambda each: run(environment={"TF_CONFIG": json.dumps(each)}), configurations()))
     assert [each.returncode for each in done] == [0, 0], done[0].stdout[-2000:] + done[1].stdout[-2000:]
-    results = tmp_path / "p" / "results" / "shapes100"
+    results = tmp_path / "p" / "results" / PART
     files = {str(path.relative_to(results)) for path in results.rglob("*") if path.is_file()}
     copies = {"notebooks/vgg16_with_gan.ipynb", "notebooks/vgg16_with_gan-worker1.ipynb"}
     figures = {f"vgg16_{name}.png" for name in ("curves", "confusion", "classes")}

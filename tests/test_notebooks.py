@@ -22,6 +22,7 @@ TINY = {  # 8 channels: PyTorch 2.13 hangs in the backward pass of a strided con
     "EPOCHS": 2, "REAL_FRACTION": 0.2, "CHANNELS": 8, "LATENT_DIM": 8, "JUDGE_EPOCHS": 1, "IMAGES_PER_CLASS": 10,
     "WIDTH": 0.05, "SYNTHETIC_PER_CLASS": 3, "DEPTH": 8, "PRECISION": "float32",
 }  # fmt: skip
+PART = "shapes100-0.2"  # where the results of TINY are
 
 
 def run_notebooks(folder, parameters, dataset="shapes100", backend="tensorflow", only=None, environment=()):
@@ -51,7 +52,7 @@ def chain(copy):
 
 
 def utils_records(folder):
-    return {path.stem: json.loads(path.read_text()) for path in (folder / "results" / "shapes100").glob("*.json")}
+    return {path.stem: json.loads(path.read_text()) for path in (folder / "results" / PART).glob("*.json")}
 
 
 def test_chain_says_first_how_long_it_takes_and_on_what(chain):
@@ -89,16 +90,16 @@ def test_chain_writes_every_record_in_full(chain):
 def test_chain_writes_images_that_its_manifest_and_records_name(chain):
     folder, _, records = chain
     data = utils.load("shapes100")
-    images, labels, manifest = utils.load_synthetic(folder / "synthetic_images" / "shapes100", data.class_names)
+    images, labels, manifest = utils.load_synthetic(folder / "synthetic_images" / PART, data.class_names)
     assert np.bincount(labels).tolist() == [10] * 100
     assert manifest["images_sha256"] == utils.digest(images, labels)
     assert records["vgg16_gan"]["synthetic_digest"] == utils.digest(images)
     assert manifest["train_digest"] == utils.digest(utils.split(data.y_train, real_fraction=0.2)[0])
-    assert manifest["generator_sha256"] == utils.file_sha256(folder / "results" / "shapes100" / "gan_generator.keras")
+    assert manifest["generator_sha256"] == utils.file_sha256(folder / "results" / PART / "gan_generator.keras")
 
 
 def test_chain_draws_every_figure_and_the_table(chain):
-    results = chain[0] / "results" / "shapes100"
+    results = chain[0] / "results" / PART
     expected = (
         "gan_losses gan_learning gan_samples gan_nearest gan_classes vgg16_curves "
         "vgg16_confusion vgg16_classes resnet_curves comparison"
@@ -112,12 +113,12 @@ def test_chain_draws_every_figure_and_the_table(chain):
 
 def test_a_finished_chain_is_not_trained_again_and_train_false_only_draws(chain):
     folder, _, records = chain
-    before = (folder / "synthetic_images" / "shapes100" / "manifest.json").read_text()
+    before = (folder / "synthetic_images" / PART / "manifest.json").read_text()
     done = run_notebooks(folder, TINY | {"TRAIN": False})
     assert done.returncode == 0, done.stdout[-3000:]
     assert done.stdout.count("s of training found in") == 5  # judge, student and three networks; no teacher, no GAN
     again = utils_records(folder)
-    assert json.loads((folder / "synthetic_images" / "shapes100" / "manifest.json").read_text()) == json.loads(before)
+    assert json.loads((folder / "synthetic_images" / PART / "manifest.json").read_text()) == json.loads(before)
     assert again["gan"] == records["gan"]
     for name in ("vgg16", "vgg16_gan", "resnet"):
         assert again[name]["test_accuracy"] == records[name]["test_accuracy"]
@@ -126,10 +127,10 @@ def test_a_finished_chain_is_not_trained_again_and_train_false_only_draws(chain)
 
 def test_saved_model_predicts_the_same_in_a_new_process(chain):
     folder = chain[0]
-    script = """
+    script = f"""
         import sys, numpy as np
         import utils, keras
-        model = keras.saving.load_model("results/shapes100/vgg16_gan.keras")
+        model = keras.saving.load_model("results/{PART}/vgg16_gan.keras")
         data = utils.load("shapes100")
         print((model.predict(data.x_test, verbose=0, batch_size=500).argmax(1) == data.y_test).mean())
     """
@@ -294,12 +295,13 @@ def test_committed_records_belong_to_committed_files():
     assert manifest["generator_sha256"] in [record["generator_sha256"] for record in records.values()]
 
 
-def test_readme_says_what_the_records_say():
-    results = ROOT / "results" / "cifar100"
-    records = utils.read_records("cifar100").values()
+@pytest.mark.parametrize(("part", "text"), [("cifar100", run.results_text), ("cifar100-0.1", run.tables)])
+def test_readme_says_what_the_records_say(part, text):
+    results = ROOT / "results" / part
+    records = utils.read_records(part).values()
     table = utils.comparison_table([record for record in records if "test_accuracy" in record])
     assert (results / "comparison.md").read_text() == table
-    assert run.results_text(results) in (ROOT / "README.md").read_text()
+    assert text(results) in (ROOT / "README.md").read_text()
 
 
 @pytest.mark.parametrize("module", [bench, parity])

@@ -332,7 +332,14 @@ def tiny_gan(rate=1e-3, **choices):
     }
     names |= {"real_means": np.ones((100, 32), "float32"), "real_covariance": np.eye(32, dtype="float32"), "feature_scale": 100.0}
     names |= choices
-    starts = ("def conditional_normalization", "def build_discriminator", "def augment", "class ClassMoments", "class GAN")
+    starts = (
+        "def conditional_normalization",
+        "def build_discriminator",
+        "def augment",
+        "class ClassMoments",
+        "class GAN",
+        "def two_rates",
+    )
     keras.utils.set_random_seed(0)
     teacher = cells.define("gan_synthetic_images", "def build_classifier", **names)["build_classifier"](2)
     space = cells.define("gan_synthetic_images", *starts, teacher=teacher, **names)
@@ -373,6 +380,23 @@ def test_the_gan_learns_to_tell_and_keeps_its_networks_apart(whole_gan):
     average, current = ([np.array(weight) for weight in model.weights] for model in (gan.average, gan.generator))
     assert any((one != other).any() for one, other in zip(average, current, strict=True))
     assert max(np.abs(one - other).max() for one, other in zip(average, current, strict=True)) < 1
+
+
+def test_augmentation_shifts_hides_a_square_and_lets_gradients_pass():
+    import tensorflow as tf
+
+    augment = cells.define("gan_synthetic_images", "def augment")["augment"]
+    images = tf.Variable(np.random.default_rng(0).uniform(0.1, 1, (64, 32, 32, 3)).astype("float32"))
+    with tf.GradientTape() as tape:
+        changed = augment(images, keras.random.SeedGenerator(0))
+        total = keras.ops.sum(changed)
+    hidden = np.array(changed == 0).all(axis=3)
+    assert hidden.any(axis=(1, 2)).all()
+    assert 0.15 < hidden.mean() < 0.4  # a square of 17x17 and the edges that a shift by up to 4 leaves, some outside
+    assert len(np.unique(np.array(changed).round(4)[:, 16, 16, 0])) > 30  # each image has its own
+    gradient = np.array(tape.gradient(total, images))
+    assert np.isfinite(gradient).all()
+    assert (gradient != 0).any(axis=(1, 2, 3)).all()
 
 
 def test_generator_and_discriminator_learn_at_their_own_rates():

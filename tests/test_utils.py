@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -54,6 +55,14 @@ def test_record_is_written_whole_or_not_at_all(project):
         utils.write_record("run", **record(test_accuracy=float("nan")))
     assert json.loads(path.read_text()) == written
     assert [p.name for p in path.parent.iterdir()] == ["run.json"]
+
+
+def test_a_part_of_a_dataset_has_a_name_a_title_and_records_of_its_own(project):
+    assert utils.part("cifar100", 1.0) == ("cifar100", "CIFAR-100")
+    assert utils.part("cifar100", 0.1) == ("cifar100-0.1", "CIFAR-100, 0.1 of its training images")
+    paths = [utils.write_record("run", **record(real_fraction=fraction)) for fraction in (1.0, 0.5)]
+    assert [path.relative_to(project) for path in paths] == [Path(f"results/shapes100{end}/run.json") for end in ("", "-0.5")]
+    assert utils.read_records("shapes100-0.5")["run"]["real_fraction"] == 0.5
 
 
 def test_the_commit_is_dirty_where_code_differs_alone(project):
