@@ -260,7 +260,7 @@ def main():
     same = {"device": utils.device(), "precision": precision, "batch_size": arguments.batch_size}
     fastest, rows = earlier(arguments.output, **same) if arguments.only else (0.0, {})
     ceiling = max(fastest, convolution_rate(arguments.batch_size))
-    dataset = "cifar100" if cifar100.find_cifar100() else "shapes100"
+    dataset = cifar100.at_hand()
     seconds, memory = start_up(dataset)
     record = {
         "precision": precision,

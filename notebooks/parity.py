@@ -65,7 +65,7 @@ def main():
     arguments = parser.parse_args()
     if arguments.publish:
         return run.fill_readme("parity", report(json.loads(arguments.output.read_text())))
-    data = utils.load("cifar100" if cifar100.find_cifar100() else "shapes100")
+    data = utils.load(cifar100.at_hand())
     record = {"title": data.title, "seeds": list(range(arguments.seeds)), "epochs": arguments.epochs, "width": arguments.width}
     record |= {"images": min(arguments.images, 45_000), "precision": utils.set_precision(arguments.precision)}
     record |= {"accuracy": {name: [] for name in LAYERS}}

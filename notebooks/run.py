@@ -171,8 +171,13 @@ def fill_readme(name, text):
     readme.write_text(f"{before}{start}{text}{end}{rest.partition(end)[2]}")
 
 
+def is_machine_s(text):
+    """Return whether a cell's printed text is TensorFlow's greeting, or a warning that names a folder of this machine."""
+    return "absl::InitializeLog" in text or "site-packages" in text
+
+
 def publish(dataset):
-    """Copy the executed notebooks back to notebooks/: outputs kept but for real images and TensorFlow's greetings.
+    """Copy the executed notebooks back to notebooks/: outputs kept but for real images and what is this machine's.
 
     The README receives the tables of records, those of `make scarce` too.
     """
@@ -185,7 +190,7 @@ def publish(dataset):
         for cell, count in zip(notebook.cells, counts, strict=True):
             if cell.cell_type == "code":
                 cell.execution_count = count
-                cell.outputs = [output for output in cell.outputs if "absl::InitializeLog" not in output.get("text", "")]
+                cell.outputs = [output for output in cell.outputs if not is_machine_s(output.get("text", ""))]
             for output in cell.get("outputs", []):
                 as_jpeg(output.get("data", {}))
             tags = cell.metadata.get("tags")
