@@ -36,14 +36,14 @@ class Batches(keras.utils.PyDataset):
 
     The order depends on (seed, epoch) alone and the augmentation on (seed, epoch, step) alone, so that a training
     taken up again at any step sees the same data. All batches are full: the order wraps round. `pad` is the largest
-    shift of a crop in pixels, `noise` the size of a normal vector that comes with each image (a GAN's), `steps` the
-    number of batches an epoch, `start` the first one of the current epoch. Epochs count from 1: `fit` advances the
-    number before the first one too.
+    shift of a crop in pixels, `cutmix` the probability (0 to 1) that a batch is mixed, `noise` the size of a normal vector
+    that comes with each image (a GAN's), `steps` the number of batches an epoch, `start` the first one of the current
+    epoch. Epochs count from 1: `fit` advances the number before the first one too.
     """
 
-    def __init__(self, images, labels, batch_size, seed=0, pad=4, noise=0, steps=None, classes=100):
+    def __init__(self, images, labels, batch_size, seed=0, pad=4, cutmix=0.0, noise=0, steps=None, classes=100):
         super().__init__()
-        self.noise = noise
+        self.cutmix, self.noise = cutmix, noise
         self.images, self.labels, self.batch_size, self.seed, self.pad = images, labels, batch_size, seed, pad
         self.steps, self.classes = steps or -(-len(images) // batch_size), classes
         self.epoch, self.start, self._order = 0, 0, (None, None)
@@ -57,9 +57,14 @@ class Batches(keras.utils.PyDataset):
             self._order = order = epoch, np.random.default_rng((self.seed, epoch)).permutation(len(self.images))
         chosen = np.take(order[1], range(step * self.batch_size, (step + 1) * self.batch_size), mode="wrap")
         rng = np.random.default_rng((self.seed, epoch, step))
-        images = crop_and_flip(self.images[chosen], rng, self.pad)
+        images, labels = (
+            crop_and_flip(self.images[chosen], rng, self.pad),
+            np.eye(self.classes, dtype="float32")[self.labels[chosen]],
+        )
+        if self.cutmix and rng.random() < self.cutmix:
+            images, labels = cutmix(images, labels, rng)
         inputs = (images, rng.standard_normal((self.batch_size, self.noise), "float32")) if self.noise else images
-        return inputs, np.eye(self.classes, dtype="float32")[self.labels[chosen]]
+        return inputs, labels
 
     def on_epoch_end(self):
         self.epoch, self.start = self.epoch + 1, 0
@@ -67,12 +72,32 @@ class Batches(keras.utils.PyDataset):
 
 def crop_and_flip(images, rng, pad=4):
     """Shift each image by up to `pad` pixels (mirrored at the edge) and flip half of them, the whole batch at once."""
-    n, height, width, _ = images.shape
-    padded = np.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)), mode="reflect")
-    windows = np.lib.stride_tricks.sliding_window_view(padded, (height, width), axis=(1, 2))
-    top, left = rng.integers(0, 2 * pad + 1, (2, n))
-    crops = windows[np.arange(n), top, left].transpose(0, 2, 3, 1)
-    return np.where(rng.random(n)[:, None, None, None] < 0.5, crops[:, :, ::-1], crops)
+    n, height, width, channels = images.shape
+    top, left = rng.integers(0, 2 * pad + 1, (2, n))[:, :, None]
+    flipped = rng.random(n)[:, None] < 0.5
+    rows, columns = (np.pad(np.arange(size), pad, mode="reflect") for size in (height, width))
+    rows, columns = rows[top + np.arange(height)], columns[left + np.arange(width)]
+    columns = np.where(flipped, columns[:, ::-1], columns)
+    position = ((np.arange(n)[:, None] * height + rows) * width)[:, :, None] + columns[:, None, :]
+    pixels = images.reshape(-1, channels).view(f"V{channels * images.itemsize}")  # a pixel moves as one item: 4 times faster
+    return pixels.take(position).view(images.dtype).reshape(images.shape)
+
+
+def cutmix(images, labels, rng):
+    """Paste a rectangle of another image of the batch into each; labels are shared by area (Yun et al., 2019, section 3.1).
+
+    The rectangle is the same for the whole batch, its area uniform before the edges cut it, its middle anywhere.
+    """
+    height, width = images.shape[1:3]
+    side = rng.random() ** 0.5
+    corners = []
+    for size in (height, width):
+        middle, half = rng.integers(size), round(size * side) / 2
+        corners.append(slice(max(0, round(middle - half)), min(size, round(middle + half))))
+    mixed = images.copy()  # the batch's order is random, so the neighbour is a random partner
+    mixed[:, *corners] = np.roll(images, 1, axis=0)[:, *corners]
+    share = mixed[0, *corners, 0].size / (height * width)
+    return mixed, (1 - share) * labels + np.float32(share) * np.roll(labels, 1, axis=0)
 
 
 def fit(model, batches, *, epochs, folder, parameters, resume=True, minutes=5, early_stopping=None, callbacks=(), **arguments):
@@ -80,9 +105,9 @@ def fit(model, batches, *, epochs, folder, parameters, resume=True, minutes=5, e
 
     Every epoch, and every `minutes` within one, `folder` receives weights, optimiser, seed generators, metrics,
     history and the state of `early_stopping` (a Keras callback; it may watch what `callbacks` log); the last two
-    checkpoints are kept. The next call with the same `parameters` goes on from the newest whole one, and on a CPU
-    ends in the same bits as a call never interrupted. A finished training is not repeated; `resume=False`, or other
-    parameters, start anew.
+    checkpoints are kept. Where writing one takes longer than a twentieth of an epoch, some epochs go without. The next
+    call with the same `parameters` goes on from the newest whole one, and on a CPU ends in the same bits as a call never
+    interrupted. A finished training is not repeated; `resume=False`, or other parameters, start anew.
 
     On several machines, which share the folder, the chief writes checkpoints, and only at the end of an epoch.
 
@@ -185,6 +210,7 @@ class _Saver(keras.callbacks.Callback):
         }  # fmt: skip
         _write(self.folder, self.state)
         self.saved = time.perf_counter()
+        self.cost = self.saved - now
 
     def restore(self, model):
         groups = {"model": model.variables, "optimizer": model.optimizer.variables, "metrics": model.metrics_variables}
@@ -194,6 +220,7 @@ class _Saver(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         self.clock = self.saved = time.perf_counter()
+        self.cost = 0.0
         self.seconds, self.history = (self.state["seconds"], self.state["history"]) if self.state else (0.0, {})
         if self.state:
             self.model.optimizer.build(self.model.trainable_variables)  # else it would have no variables to restore
@@ -220,7 +247,9 @@ class _Saver(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         self.history = {key: [*self.history.get(key, []), float(value)] for key, value in logs.items()}
-        self.capture(epoch + 1, 0)
+        last = epoch + 1 == self.params["epochs"] or self.model.stop_training
+        if last or self.cost < max(0.2, (time.perf_counter() - self.saved) / 20):
+            self.capture(epoch + 1, 0)
 
     def on_train_end(self, logs=None):
         if self.model.stop_training or self.state["stopped"] or self.state["epoch"] == self.parameters["epochs"]:

@@ -68,11 +68,15 @@ def at_hand():
     return "cifar100" if find_cifar100() else "shapes100"
 
 
-def part(name, real_fraction):
-    """Return the name and the title of a dataset of which `real_fraction` (0 to 1) of the training split is used."""
-    if real_fraction == 1:
-        return name, TITLES[name]
-    return f"{name}-{real_fraction}", f"{TITLES[name]}, {real_fraction} of its training images"
+def part(name, real_fraction, variant=""):
+    """Return the folder's name and the title of runs on a dataset of which `real_fraction` (0 to 1) is trained on.
+
+    `variant` is a word that gives runs of another scale a folder of their own.
+    """
+    folder, title = name, TITLES[name]
+    if real_fraction != 1:
+        folder, title = f"{name}-{real_fraction}", f"{title}, {real_fraction} of its training images"
+    return "-".join(filter(None, (folder, variant))), title
 
 
 def load(name):

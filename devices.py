@@ -19,6 +19,10 @@ def has_gpu():
         import torch
 
         return torch.cuda.is_available()
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.default_backend() == "gpu"
     import tensorflow as tf
 
     return bool(tf.config.list_physical_devices("GPU"))
@@ -26,19 +30,28 @@ def has_gpu():
 
 def device():
     """Return the device in words: the GPU's name, or the processor's with the number of cores."""
-    if has_gpu() and keras.backend.backend() == "torch":
+    return _gpu_name() if has_gpu() else _processor_name()
+
+
+def _gpu_name():
+    if keras.backend.backend() == "torch":
         import torch
 
         return torch.cuda.get_device_name()
-    if has_gpu():
-        import tensorflow as tf
+    if keras.backend.backend() == "jax":
+        import jax
 
-        return tf.config.experimental.get_device_details(tf.config.list_physical_devices("GPU")[0])["device_name"]
+        return jax.devices()[0].device_kind
+    import tensorflow as tf
+
+    return tf.config.experimental.get_device_details(tf.config.list_physical_devices("GPU")[0])["device_name"]
+
+
+def _processor_name():
     info = Path("/proc/cpuinfo")
-    names = (
-        [line.split(":")[1].strip() for line in info.read_text().splitlines() if "model name" in line] if info.exists() else []
-    )
-    features = [word for word in ("avx2", "avx512f", "amx_bf16") if info.exists() and word in info.read_text()]
+    text = info.read_text() if info.exists() else ""
+    names = [line.split(":")[1].strip() for line in text.splitlines() if "model name" in line]
+    features = [word for word in ("avx2", "avx512f", "amx_bf16") if word in text]
     return f"{os.cpu_count()} cores, {names[0] if names else platform.processor()} ({', '.join(features)})"
 
 
@@ -58,7 +71,8 @@ def set_precision(precision="auto"):
 
 
 def _convolution_seconds(dtype, repeats=5):
-    images, kernel = keras.ops.ones((64, 16, 16, 64), dtype), keras.ops.ones((3, 3, 64, 64), dtype)
+    n, channels = (1024, 256) if has_gpu() else (64, 64)  # enough work that a GPU's launch does not count
+    images, kernel = keras.ops.ones((n, 16, 16, channels), dtype), keras.ops.ones((3, 3, channels, channels), dtype)
     seconds = []
     for _ in range(repeats):
         start = time.perf_counter()

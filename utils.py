@@ -32,6 +32,7 @@ from devices import PRECISIONS, device, has_gpu, is_chief, set_precision, strate
 logging.getLogger("tensorflow").setLevel("ERROR")  # it takes each model a notebook builds for a mistake
 
 GAN_RUN = re.compile(r"gan\w*")  # names of GAN trainings, apart from those of classifiers
+VARIANT = re.compile(r"[a-z]*")  # words for a folder of results
 SYNTHETIC = ROOT / "synthetic_images"
 
 # ---------------------------------------------------------------------------------------------------- split
@@ -280,7 +281,7 @@ RECORD_KEYS = {
 def environment():
     """Return devices, versions, commit and peak resident memory (MB), as they stand in every record."""
     replicas = strategy().num_replicas_in_sync  # first: a strategy of several machines comes before all else
-    packages = ("tensorflow", "torch", "keras", "numpy")
+    packages = ("tensorflow", "torch", "jax", "keras", "numpy")
     installed = {package: metadata.version(package) for package in packages if _installed(package)}
     return {
         "device": device(),
@@ -316,7 +317,7 @@ def write_record(name, **record):
     record = {"name": name, **record, **environment()}
     if RECORD_KEYS - record.keys():
         raise ValueError(f"record {name}: missing {sorted(RECORD_KEYS - record.keys())}")
-    folder, _ = part(record["dataset"], record["real_fraction"])
+    folder, _ = part(record["dataset"], record["real_fraction"], record["parameters"].get("VARIANT", ""))
     path = results_folder(folder) / f"{name}.json"
     partial = path.with_suffix(f".{os.getpid()}.partial")
     try:

@@ -7,6 +7,8 @@ from torch import nn
 from torch.nn import functional
 from torch.nn.utils.parametrizations import spectral_norm
 
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
 
 def vgg16(width):
     stack, before = [], 3
@@ -43,16 +45,17 @@ def resnet(depth, width):
     return nn.Sequential(*stack, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(before, 100))
 
 
-def classifier_step(model, batch_size, bfloat16=False):
+def classifier_step(model, batch_size, bfloat16=False, compiled=False):
     """Return a function that takes one training step of `model` on a fixed batch."""
-    model = model.to(memory_format=torch.channels_last)
-    images = torch.randn(batch_size, 3, 32, 32).to(memory_format=torch.channels_last)
-    labels = torch.randint(0, 100, (batch_size,))
-    optimizer = torch.optim.AdamW(model.parameters(), 2e-3, weight_decay=0.05)
+    model = model.to(DEVICE, memory_format=torch.channels_last)
+    images = torch.randn(batch_size, 3, 32, 32, device=DEVICE).to(memory_format=torch.channels_last)
+    labels = torch.randint(0, 100, (batch_size,), device=DEVICE)
+    optimizer = torch.optim.AdamW(model.parameters(), 2e-3, weight_decay=0.05, fused=DEVICE == "cuda")
+    model = torch.compile(model) if compiled else model
 
     def step():
         optimizer.zero_grad()
-        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+        with torch.autocast(DEVICE, torch.bfloat16, enabled=bfloat16):
             scores = model(images)
         functional.cross_entropy(scores.float(), labels, label_smoothing=0.1).backward()
         optimizer.step()
@@ -112,8 +115,10 @@ class Teacher(nn.Module):
             stack += [nn.Conv2d(before, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(), nn.AvgPool2d(2)]
             before = width
         self.trunk, self.end = nn.Sequential(*stack, nn.AvgPool2d(2), nn.Flatten()), nn.Linear(4 * before, 100)
-        self.real_means, self.means = torch.zeros(100, 4 * before), torch.zeros(100, 4 * before)
-        self.real_covariance, self.covariance = torch.eye(4 * before), torch.eye(4 * before)
+        for name in ("real_means", "means"):
+            self.register_buffer(name, torch.zeros(100, 4 * before))
+        for name in ("real_covariance", "covariance"):
+            self.register_buffer(name, torch.eye(4 * before))
 
     def gaps(self, features, label):
         """How far the generated class means and the covariance about them are off, as in notebook 1's ClassMoments."""
@@ -132,23 +137,25 @@ class Teacher(nn.Module):
         return functional.cross_entropy(self.end(features).float(), label), *self.gaps(features.float(), label)
 
 
-def gan_step(channels, latent, batch_size, bfloat16=False):
+def gan_step(channels, latent, batch_size, bfloat16=False, compiled=False):
     """Return a function that takes one step of generator and discriminator on a fixed batch, teacher included."""
     g, d = Generator(channels, latent), Discriminator(channels)
     average, guide = Generator(channels, latent), Teacher(channels).eval().requires_grad_(False)
-    g, d, average, guide = (model.to(memory_format=torch.channels_last) for model in (g, d, average, guide))
-    real = torch.randn(batch_size, 3, 32, 32).to(memory_format=torch.channels_last)
-    label = torch.randint(0, 100, (batch_size,))
-    optimizers = [torch.optim.Adam(model.parameters(), 4e-4, (0.0, 0.99)) for model in (g, d)]
+    g, d, average, guide = (model.to(DEVICE, memory_format=torch.channels_last) for model in (g, d, average, guide))
+    real = torch.randn(batch_size, 3, 32, 32, device=DEVICE).to(memory_format=torch.channels_last)
+    label = torch.randint(0, 100, (batch_size,), device=DEVICE)
+    optimizers = [torch.optim.Adam(model.parameters(), 4e-4, (0.0, 0.99), fused=DEVICE == "cuda") for model in (g, d)]
+    parameters = [list(model.parameters()) for model in (average, g)]
+    g, d, guide = (torch.compile(model) if compiled else model for model in (g, d, guide))
 
     def step():
-        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
-            fake = g(torch.randn(batch_size, latent), label)
+        with torch.autocast(DEVICE, torch.bfloat16, enabled=bfloat16):
+            fake = g(torch.randn(batch_size, latent, device=DEVICE), label)
             real_score, fake_score = d(torch.cat([real, fake.detach()]), torch.cat([label, label])).float().chunk(2)
         optimizers[1].zero_grad()
         (functional.relu(1 - real_score).mean() + functional.relu(1 + fake_score).mean()).backward()
         d.requires_grad_(False)
-        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+        with torch.autocast(DEVICE, torch.bfloat16, enabled=bfloat16):
             opinion, means, spread = guide(fake, label)
             loss = 0.1 * opinion + 0.05 * means + 0.004 * spread - d(fake, label).float().mean()
         optimizers[0].zero_grad()
@@ -157,6 +164,12 @@ def gan_step(channels, latent, batch_size, bfloat16=False):
         for optimizer in optimizers:
             optimizer.step()
         with torch.no_grad():
-            torch._foreach_lerp_(list(average.parameters()), list(g.parameters()), 0.002)
+            torch._foreach_lerp_(*parameters, 0.002)
 
     return step
+
+
+def wait():
+    """Wait until the device has done what it was given."""
+    if DEVICE == "cuda":
+        torch.cuda.synchronize()

@@ -39,7 +39,7 @@ def main():
     if dataset not in EXPECTED:
         sys.exit(f"unknown dataset {dataset!r}; known are {', '.join(EXPECTED)}")
     chosen = {name: minutes for name, minutes in zip(NOTEBOOKS, EXPECTED[dataset], strict=True) if arguments.only in (None, name)}
-    part, title = cifar100.part(dataset, overrides.get("REAL_FRACTION", 1))
+    part, title = cifar100.part(dataset, overrides.get("REAL_FRACTION", 1), overrides.get("VARIANT", ""))
     minutes = sum(chosen.values())
     print(f"{title}: expect about {minutes} minutes on 2 CPU cores with the default parameters", flush=True)
     for name in chosen:
