@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -220,14 +221,18 @@ def test_imagenet_weights_that_cannot_be_had_are_named(tmp_path):
         imagenet_builder(tmp_path / "none.weights.h5")()
 
 
-@pytest.mark.skipif(not importlib.util.find_spec("torch"), reason="torch is not installed")
-def test_the_chain_runs_on_torch(tmp_path, copy):
-    import shutil
-
-    shutil.copytree(copy, tmp_path / "torch", ignore=shutil.ignore_patterns("results", "synthetic_images"))
-    done = run_notebooks(tmp_path / "torch", TINY | {"EPOCHS": 1}, backend="torch")
+@pytest.mark.parametrize("backend", ["torch", "jax"])
+def test_the_chain_runs_on_another_backend(tmp_path, copy, backend):
+    if not importlib.util.find_spec(backend):
+        pytest.skip(f"{backend} is not installed")
+    folder = tmp_path / backend
+    shutil.copytree(copy, folder, ignore=shutil.ignore_patterns("results", "synthetic_images"))
+    done = run_notebooks(folder, TINY | {"EPOCHS": 1, "AUGMENT": True, "CUTMIX": 1.0, "VARIANT": "other"}, backend=backend)
     assert done.returncode == 0, done.stdout[-3000:]
-    assert utils_records(tmp_path / "torch")["vgg16"]["versions"]["backend"] == "torch"
+    records = {path.stem: json.loads(path.read_text()) for path in (folder / "results" / f"{PART}-other").glob("*.json")}
+    assert set(records) == {"gan", "vgg16_gan", "vgg16", "resnet"}
+    assert {record["versions"]["backend"] for record in records.values()} == {backend}
+    assert (folder / "synthetic_images" / f"{PART}-other" / "manifest.json").exists()
 
 
 # ------------------------------------------------------------------------------------------ as committed

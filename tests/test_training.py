@@ -136,6 +136,42 @@ def test_crop_and_flip_moves_whole_images():
     assert {one.tobytes() for one in only_flips} == {images[0].tobytes(), np.ascontiguousarray(images[0][:, ::-1]).tobytes()}
 
 
+def test_cutmix_pastes_a_rectangle_of_a_partner_and_shares_the_labels_by_its_area():
+    images = np.full((8, 32, 32, 3), 1, np.uint8) * np.arange(1, 9, dtype=np.uint8)[:, None, None, None]
+    labels = np.eye(8, dtype="float32")
+    areas = []
+    for seed in range(50):
+        mixed, shared = checkpoints.cutmix(images, labels, np.random.default_rng(seed))
+        for i in range(8):
+            pasted = (mixed[i] == images[i - 1]).all(axis=-1)
+            assert ((mixed[i] == images[i]).all(axis=-1) != pasted).all()  # each pixel is one image's or the other's
+            rows, columns = np.nonzero(pasted)
+            if len(rows):
+                assert np.ptp(rows) + 1 == len(set(rows))
+                assert (np.ptp(rows) + 1) * (np.ptp(columns) + 1) == pasted.sum()
+            assert shared[i] == pytest.approx(labels[i] * (1 - pasted.mean()) + labels[i - 1] * pasted.mean(), abs=1e-6)
+        areas.append(pasted.mean())
+    assert min(areas) < 0.1
+    assert max(areas) > 0.6
+    assert images[0].max() == 1  # the inputs are left alone
+
+
+def test_mixed_batches_come_as_often_as_asked_and_change_nothing_else():
+    plain, always = tiny_batches(), tiny_batches(cutmix=1.0)
+    half = [batch for epoch in range(20) for batch in every_batch(tiny_batches(cutmix=0.5), epoch)]
+    assert 0.35 < np.mean([(labels.max(axis=1) < 1).any() for _, labels in half]) < 0.65
+    (images, labels), (mixed, shared) = plain[2], always[2]
+    assert (mixed != images).any()
+    assert shared.sum(axis=1) == pytest.approx(np.ones(32))
+    assert ((mixed == images) | (mixed == np.roll(images, 1, axis=0))).all()
+    assert labels.max(axis=1).min() == 1
+
+
+def every_batch(batches, epoch):
+    batches.epoch = epoch
+    return [batches[step] for step in range(len(batches))]
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     return train(tmp_path_factory.mktemp("whole"))
@@ -229,6 +265,19 @@ def test_two_checkpoints_are_kept(tmp_path):
     train(tmp_path)
     assert sorted(path.name for path in tmp_path.glob("*.npz")) == ["00004-0000000.npz", "00005-0000000.npz"]
     assert not list(tmp_path.glob("*.partial"))
+
+
+def test_where_writing_is_slow_some_epochs_go_without_a_checkpoint(tmp_path, whole, monkeypatch):
+    written, write = [], checkpoints._write
+
+    def slow_write(folder, state):
+        time.sleep(0.5)
+        written.append(state["epoch"])
+        write(folder, state)
+
+    monkeypatch.setattr(checkpoints, "_write", slow_write)
+    assert_same(train(tmp_path), whole)
+    assert written == [1, 5, 5]  # the last is written again when early stopping has put the best weights back
 
 
 def test_a_full_disk_costs_the_checkpoint_and_not_the_training(tmp_path):

@@ -63,6 +63,9 @@ def test_a_part_of_a_dataset_has_a_name_a_title_and_records_of_its_own(project):
     paths = [utils.write_record("run", **record(real_fraction=fraction)) for fraction in (1.0, 0.5)]
     assert [path.relative_to(project) for path in paths] == [Path(f"results/shapes100{end}/run.json") for end in ("", "-0.5")]
     assert utils.read_records("shapes100-0.5")["run"]["real_fraction"] == 0.5
+    assert utils.part("cifar100", 0.1, "gpu") == ("cifar100-0.1-gpu", "CIFAR-100, 0.1 of its training images")
+    path = utils.write_record("run", **record(parameters={"VARIANT": "gpu"}))
+    assert path == project / "results" / "shapes100-gpu" / "run.json"
 
 
 def test_the_commit_is_dirty_where_code_differs_alone(project):
