@@ -21,6 +21,7 @@ import cifar100
 HERE = Path(__file__).resolve().parent
 NOTEBOOKS = ("gan_synthetic_images", "vgg16_with_gan", "resnet_baseline")
 EXPECTED = {"cifar100": (25, 38, 10), "shapes100": (4, 3, 1)}  # minutes of each notebook on 2 CPU cores
+GREETING = "absl::InitializeLog"  # in TensorFlow's first words, which name the machine's missing drivers
 STAND_IN = {"EPOCHS": 6}  # enough on its few simple images; the command line can say otherwise
 
 
@@ -171,13 +172,8 @@ def fill_readme(name, text):
     readme.write_text(f"{before}{start}{text}{end}{rest.partition(end)[2]}")
 
 
-def is_machine_s(text):
-    """Return whether a cell's printed text is TensorFlow's greeting, or a warning that names a folder of this machine."""
-    return "absl::InitializeLog" in text or "site-packages" in text
-
-
 def publish(dataset):
-    """Copy the executed notebooks back to notebooks/: outputs kept but for real images and what is this machine's.
+    """Copy the executed notebooks back to notebooks/: outputs kept but for real images and TensorFlow's greeting.
 
     The README receives the tables of records, those of `make scarce` too.
     """
@@ -190,7 +186,7 @@ def publish(dataset):
         for cell, count in zip(notebook.cells, counts, strict=True):
             if cell.cell_type == "code":
                 cell.execution_count = count
-                cell.outputs = [output for output in cell.outputs if not is_machine_s(output.get("text", ""))]
+                cell.outputs = [output for output in cell.outputs if GREETING not in output.get("text", "")]
             for output in cell.get("outputs", []):
                 as_jpeg(output.get("data", {}))
             tags = cell.metadata.get("tags")
