@@ -506,6 +506,20 @@ def test_a_generator_tells_the_probability_that_its_image_shows_the_class(whole_
     assert sure == pytest.approx(teacher.predict((images + 1) * 127.5, verbose=0)[labels, labels], rel=1e-4)
 
 
+def test_a_generator_s_file_holds_no_optimizer(whole_gan, tmp_path, recwarn):
+    gan, *_ = whole_gan
+    image = keras.Input((32, 32, 3))
+    answer = keras.layers.Dense(100, activation="softmax")(keras.layers.GlobalAveragePooling2D()(image))
+    teacher = keras.Model(image, answer)
+    teacher.compile(keras.optimizers.Adam(), "categorical_crossentropy")
+    teacher.train_on_batch(np.zeros((2, 32, 32, 3)), np.eye(100)[:2])  # as trained, so that its optimiser has variables
+    teacher.trainable = False  # as the GAN leaves it
+    both = cells.define("gan_synthetic_images", "def with_confidence", teacher=teacher)["with_confidence"](gan.average)
+    both.save(tmp_path / "generator.keras")
+    keras.saving.load_model(tmp_path / "generator.keras")
+    assert not [warning for warning in recwarn if "optimizer" in str(warning.message)]
+
+
 def test_the_best_scored_average_is_kept(whole_gan):
     gan, run, best, _ = whole_gan
     assert run["history"]["fid"] == [3.0, 1.0, 2.0]
