@@ -57,10 +57,8 @@ class Batches(keras.utils.PyDataset):
             self._order = order = epoch, np.random.default_rng((self.seed, epoch)).permutation(len(self.images))
         chosen = np.take(order[1], range(step * self.batch_size, (step + 1) * self.batch_size), mode="wrap")
         rng = np.random.default_rng((self.seed, epoch, step))
-        images, labels = (
-            crop_and_flip(self.images[chosen], rng, self.pad),
-            np.eye(self.classes, dtype="float32")[self.labels[chosen]],
-        )
+        images = crop_and_flip(self.images[chosen], rng, self.pad)
+        labels = np.eye(self.classes, dtype="float32")[self.labels[chosen]]
         if self.cutmix and rng.random() < self.cutmix:
             images, labels = cutmix(images, labels, rng)
         inputs = (images, rng.standard_normal((self.batch_size, self.noise), "float32")) if self.noise else images

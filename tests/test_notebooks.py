@@ -52,8 +52,8 @@ def chain(copy):
     return copy, done.stdout, utils_records(copy)
 
 
-def utils_records(folder):
-    return {path.stem: json.loads(path.read_text()) for path in (folder / "results" / PART).glob("*.json")}
+def utils_records(folder, part=PART):
+    return {path.stem: json.loads(path.read_text()) for path in (folder / "results" / part).glob("*.json")}
 
 
 def test_chain_says_first_how_long_it_takes_and_on_what(chain):
@@ -229,7 +229,7 @@ def test_the_chain_runs_on_another_backend(tmp_path, copy, backend):
     shutil.copytree(copy, folder, ignore=shutil.ignore_patterns("results", "synthetic_images"))
     done = run_notebooks(folder, TINY | {"EPOCHS": 1, "AUGMENT": True, "CUTMIX": 1.0, "VARIANT": "other"}, backend=backend)
     assert done.returncode == 0, done.stdout[-3000:]
-    records = {path.stem: json.loads(path.read_text()) for path in (folder / "results" / f"{PART}-other").glob("*.json")}
+    records = utils_records(folder, f"{PART}-other")
     assert set(records) == {"gan", "vgg16_gan", "vgg16", "resnet"}
     assert {record["versions"]["backend"] for record in records.values()} == {backend}
     assert (folder / "synthetic_images" / f"{PART}-other" / "manifest.json").exists()
