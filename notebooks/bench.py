@@ -50,10 +50,11 @@ def build(network):
         return model, 3 * multiply_adds(model)
     space = cells.define("gan_synthetic_images", "def build_classifier", LATENT_DIM=LATENT_DIM, CHANNELS=GAN_CHANNELS)
     teacher = space["build_classifier"](16)
-    space |= {"teacher": teacher, "GUIDANCE": 0.1, "MATCHING": 0.05, "SPREAD": 0.004, "AUGMENT": False, "EMA_MOMENTUM": 0.998}
+    space |= {"teacher": teacher, "GUIDANCE": 0.1, "MATCHING": 0.05, "SPREAD": 0.004, "EMA_MOMENTUM": 0.998}
     space |= {"real_means": np.zeros((100, 256), "float32"), "real_covariance": np.eye(256, dtype="float32")}
-    space |= {"feature_scale": 1.0, "replicas": 1}
-    starts = ("def conditional_normalization", "def build_discriminator", "class ClassMoments", "class GAN", "def two_rates")
+    space |= {"feature_scale": 1.0, "replicas": 1, "CONSISTENCY": 10.0, "AUGMENT": False}
+    starts = ("def conditional_normalization", "def build_discriminator", "def augment", "def discriminator_loss")
+    starts += ("class ClassMoments", "class GAN", "def two_rates")
     space = cells.define("gan_synthetic_images", *starts, **space)
     gan = space["GAN"](total_steps=10_000)
     gan.compile(space["two_rates"](gan, 4e-4, 4e-4))

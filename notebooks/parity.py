@@ -57,7 +57,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--width", type=float, default=0.25)
-    parser.add_argument("--images", type=int, default=45_000, help="training images, at most")
+    parser.add_argument("--images", type=int, help="training images, at most; all of them unless given")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--precision", choices=utils.PRECISIONS, default="float32")
     parser.add_argument("--publish", action="store_true", help="only write the committed record's table to the README")
@@ -67,7 +67,8 @@ def main():
         return run.fill_readme("parity", report(json.loads(arguments.output.read_text())))
     data = utils.load(cifar100.at_hand())
     record = {"title": data.title, "seeds": list(range(arguments.seeds)), "epochs": arguments.epochs, "width": arguments.width}
-    record |= {"images": min(arguments.images, 45_000), "precision": utils.set_precision(arguments.precision)}
+    available = len(utils.split(data.y_train)[0])
+    record |= {"images": min(arguments.images or available, available), "precision": utils.set_precision(arguments.precision)}
     record |= {"accuracy": {name: [] for name in LAYERS}}
     for seed in record["seeds"]:
         for name, layer in LAYERS.items():

@@ -137,6 +137,21 @@ class Teacher(nn.Module):
         return functional.cross_entropy(self.end(features).float(), label), *self.gaps(features.float(), label)
 
 
+def with_copies(real, fake):
+    """Return half of both, each half followed by its shifted and flipped copies, as in notebook 1's discriminator_loss."""
+    half = len(real) // 2
+    return torch.cat([part for images in (real, fake) for part in (images[:half], shift_and_flip(images[:half]))])
+
+
+def shift_and_flip(images):
+    """Move each image by up to 4 pixels, and flip half of them."""
+    n, padded = len(images), functional.pad(images, (4, 4, 4, 4))
+    top, left = torch.randint(0, 9, (2, n, 1), device=DEVICE) + torch.arange(32, device=DEVICE)
+    left = torch.where(torch.rand(n, 1, device=DEVICE) < 0.5, left.flip(1), left)
+    moved = padded[torch.arange(n, device=DEVICE)[:, None, None], :, top[:, :, None], left[:, None, :]]  # channels come last
+    return moved.permute(0, 3, 1, 2)
+
+
 def gan_step(channels, latent, batch_size, bfloat16=False, compiled=False):
     """Return a function that takes one step of generator and discriminator on a fixed batch, teacher included."""
     g, d = Generator(channels, latent), Discriminator(channels)
@@ -148,12 +163,19 @@ def gan_step(channels, latent, batch_size, bfloat16=False, compiled=False):
     parameters = [list(model.parameters()) for model in (average, g)]
     g, d, guide = (torch.compile(model) if compiled else model for model in (g, d, guide))
 
+    half = batch_size // 2
+
     def step():
         with torch.autocast(DEVICE, torch.bfloat16, enabled=bfloat16):
             fake = g(torch.randn(batch_size, latent, device=DEVICE), label)
-            real_score, fake_score = d(torch.cat([real, fake.detach()]), torch.cat([label, label])).float().chunk(2)
+            scores = d(with_copies(real, fake.detach()), label[:half].repeat(4)).float()
+        real_score, fake_score = scores.chunk(2)
+        first, again = scores.reshape(2, 2, half).unbind(1)
+        loss = (
+            functional.relu(1 - real_score).mean() + functional.relu(1 + fake_score).mean() + 10 * (first - again).square().mean()
+        )
         optimizers[1].zero_grad()
-        (functional.relu(1 - real_score).mean() + functional.relu(1 + fake_score).mean()).backward()
+        loss.backward()
         d.requires_grad_(False)
         with torch.autocast(DEVICE, torch.bfloat16, enabled=bfloat16):
             opinion, means, spread = guide(fake, label)

@@ -44,7 +44,8 @@ def resnet():
 
 def gan():
     replicas = devices.strategy().num_replicas_in_sync
-    return tiny_gan(rate=4e-4, AUGMENT=False, MATCHING=0.0, SPREAD=0.0, replicas=replicas)  # moments are each device's own
+    own = {"AUGMENT": False, "CONSISTENCY": 0.0, "MATCHING": 0.0, "SPREAD": 0.0}  # noise and moments are each device's own
+    return tiny_gan(rate=4e-4, replicas=replicas, **own)
 
 
 def loss_curve(build, normalization, noise=0):

@@ -373,6 +373,7 @@ def tiny_gan(rate=1e-3, **choices):
         "LATENT_DIM": 4,
         "CHANNELS": 2,
         "EMA_MOMENTUM": 0.9,
+        "CONSISTENCY": 1.0,
         "AUGMENT": True,
         "replicas": 1,
         "GUIDANCE": 0.5,
@@ -385,6 +386,7 @@ def tiny_gan(rate=1e-3, **choices):
         "def conditional_normalization",
         "def build_discriminator",
         "def augment",
+        "def discriminator_loss",
         "class ClassMoments",
         "class GAN",
         "def two_rates",
@@ -446,6 +448,54 @@ def test_augmentation_shifts_hides_a_square_and_lets_gradients_pass():
     gradient = np.array(tape.gradient(total, images))
     assert np.isfinite(gradient).all()
     assert (gradient != 0).any(axis=(1, 2, 3)).all()
+
+
+def test_copies_are_shifted_and_half_of_them_flipped():
+    images = np.random.default_rng(0).random((200, 32, 32, 3)).astype("float32")
+    move = cells.define("gan_synthetic_images", "def shift_and_flip")["shift_and_flip"]
+    copies = np.array(move(images, keras.random.SeedGenerator(0)))
+    flips, offsets = [], set()
+    for image, copy in zip(images, copies, strict=True):
+        row, column = np.argwhere((copy[12:20, 12:20] > 0).all(axis=2))[0] + 12  # a pixel from within
+        y, x = np.argwhere(np.isclose(image, copy[row, column]).all(axis=2))[0]
+        again = np.argwhere(np.isclose(image, copy[row, column + 1]).all(axis=2))[0]
+        flips.append(again[1] < x)
+        offsets.add((row - y, column - (31 - x if flips[-1] else x)))
+    assert np.mean(flips) == pytest.approx(0.5, abs=0.1)
+    assert {offset for pair in offsets for offset in pair} == set(range(-4, 5))
+
+
+@pytest.mark.parametrize(("sees", "pays"), [("brightest pixel", False), ("first column", True)])
+def test_a_discriminator_pays_where_an_image_and_its_copy_score_differently(sees, pays):
+    """The brightest pixel, in the middle, is never shifted out; the first column is."""
+    shown, columns = [], 32 if sees == "brightest pixel" else 1
+
+    def score(images):
+        return images[:, :, :columns].max(axis=(1, 2, 3))
+
+    def discriminator(inputs, training):
+        shown.append([np.array(each) for each in inputs])
+        return keras.ops.convert_to_tensor(score(shown[-1][0])[:, None])
+
+    real, fake = np.random.default_rng(0).random((2, 8, 32, 32, 3)).astype("float32") / 2
+    for images in (real, fake):
+        images[:, 16, 16] = 1 - np.arange(8)[:, None] / 10
+    losses = []
+    for weight in (0.0, 1.0, 2.0):
+        names = {"CONSISTENCY": weight, "AUGMENT": False}
+        space = cells.define("gan_synthetic_images", "def augment", "def discriminator_loss", **names)
+        losses.append(float(space["discriminator_loss"](discriminator, real, fake, np.arange(8), keras.random.SeedGenerator(0))))
+    (both, _), (halves, labels), _ = shown
+    assert both.shape == halves.shape == (16, 32, 32, 3)  # no more with copies than without
+    assert labels.tolist() == 4 * [0, 1, 2, 3]
+    np.testing.assert_array_equal(halves[[0, 1, 2, 3, 8, 9, 10, 11]], np.concatenate([real[:4], fake[:4]]))
+    differences = score(halves).reshape(2, 2, 4)
+    price = np.mean((differences[:, 0] - differences[:, 1]) ** 2)
+    hinge = np.mean(1 - score(halves)[:8]) + np.mean(1 + score(halves)[8:])
+    assert (price > 1e-3) == pays
+    assert losses == pytest.approx(
+        [np.mean(1 - score(real)) + np.mean(1 + score(fake)), hinge + price, hinge + 2 * price], rel=1e-4
+    )
 
 
 def test_generator_and_discriminator_learn_at_their_own_rates():
