@@ -128,30 +128,33 @@ def results_text(results):
     """Return what the README says of the records: the classifiers, the GANs, and where they were measured."""
     gans = gan_records(results)
     return f"""{tables(results)}
-Seed {gans[0]["seed"]}, on {gans[0]["device"]}. Candidates: images drawn for each one that is kept, the one whose class is
-plainest to a small classifier, the teacher. GAN-test: share of them that another small classifier of real images names
-rightly. GAN-train: accuracy on real images of that classifier trained on GAN images alone, as many as there are real ones.
-Fréchet distance in its features. Diversity within a class, over that of real images. Memorised: share nearer to a training
-image than 99 % of unseen photographs are. The last row takes real images for the GAN's.
+Seed {gans[0]["seed"]}, on {gans[0]["device"]}. Consistency: weight of the discriminator's agreement with itself on shifted
+and flipped copies. Candidates: images drawn for each one that is kept, the one whose class is plainest to a small
+classifier, the teacher. GAN-test: share of them that another small classifier of real images names rightly. GAN-train:
+accuracy on real images of that classifier trained on GAN images alone, as many as there are real ones. Fréchet distance in
+its features. Diversity within a class, over that of real images. Memorised: share nearer to a training image than 99 % of
+unseen photographs are. The last row takes real images for the GAN's.
 """
 
 
 def gan_table(records):
     """Return a Markdown table of GANs' records, in their order, with what real images would score."""
     rows = [
-        "| GAN | channels | epochs | minutes | candidates | GAN-train | of real | GAN-test | Fréchet | diversity | memorised |",
-        "|---|" + "---:|" * 10,
+        "| GAN | channels | consistency | epochs | minutes | candidates | GAN-train | of real | GAN-test | Fréchet | diversity"
+        " | memorised |",
+        "|---|" + "---:|" * 11,
     ]
     for record in records:
         chosen = record["parameters"]
-        counts = f"{chosen['CHANNELS']} | {record['epochs_run']} | {record['seconds'] / 60:.1f} | {chosen['CANDIDATES']}"
+        size = f"{chosen['CHANNELS']} | {chosen.get('CONSISTENCY', 0):g}"  # records from before it was a parameter had none
+        counts = f"{size} | {record['epochs_run']} | {record['seconds'] / 60:.1f} | {chosen['CANDIDATES']}"
         train, test, memorised = (f"{100 * record[key]:.1f} %" for key in ("gan_train", "gan_test", "memorised_pixels"))
         scores = (
             f"{train} | {record['gan_train_ratio']:.2f} | {test} | {record['fid']:.1f} | {record['diversity']:.2f} | {memorised}"
         )
         rows.append(f"| `{record['name']}` | {counts} | {scores} |")
     real = f"{100 * records[0]['gan_test_real']:.1f} %"
-    rows.append(f"| real images | | | | | {real} | 1 | {real} | {records[0]['fid_real']:.1f} | 1 | 1 % |")
+    rows.append(f"| real images | | | | | | {real} | 1 | {real} | {records[0]['fid_real']:.1f} | 1 | 1 % |")
     return "\n".join(rows) + "\n"
 
 
