@@ -138,9 +138,8 @@ class Teacher(nn.Module):
 
 
 def with_copies(real, fake):
-    """Return half of both, each half followed by its shifted and flipped copies, as in notebook 1's discriminator_loss."""
-    half = len(real) // 2
-    return torch.cat([part for images in (real, fake) for part in (images[:half], shift_and_flip(images[:half]))])
+    """Return both, each followed by its shifted and flipped copies, as in notebook 1's discriminator_loss."""
+    return torch.cat([part for images in (real, fake) for part in (images, shift_and_flip(images))])
 
 
 def shift_and_flip(images):
@@ -162,13 +161,12 @@ def gan_step(channels, latent, batch_size, bfloat16=False, compiled=False):
     optimizers = [torch.optim.Adam(model.parameters(), 4e-4, (0.0, 0.99), fused=DEVICE == "cuda") for model in (g, d)]
     parameters = [list(model.parameters()) for model in (average, g)]
     g, d, guide = (torch.compile(model) if compiled else model for model in (g, d, guide))
-
     half = batch_size // 2
 
     def step():
         with torch.autocast(DEVICE, torch.bfloat16, enabled=bfloat16):
             fake = g(torch.randn(batch_size, latent, device=DEVICE), label)
-            scores = d(with_copies(real, fake.detach()), label[:half].repeat(4)).float()
+            scores = d(with_copies(real[:half], fake[:half].detach()), label[:half].repeat(4)).float()
         real_score, fake_score = scores.chunk(2)
         first, again = scores.reshape(2, 2, half).unbind(1)
         loss = (
