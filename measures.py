@@ -36,6 +36,7 @@ def class_accuracy(predicted, labels, classes=100):
 
 def frechet_distance(a, b):
     """Fréchet distance of two sets of features (n, d) taken as Gaussians (Heusel et al., 2017, section 3)."""
+    a, b = (np.asarray(features, "float64") for features in (a, b))  # bfloat16 cannot add up so many
     covariances = [np.cov(features, rowvar=False) for features in (a, b)]
     values, vectors = np.linalg.eigh(covariances[0])
     root = vectors * np.sqrt(np.clip(values, 0, None)) @ vectors.T

@@ -53,9 +53,7 @@ def build(network):
     space |= {"teacher": teacher, "GUIDANCE": 0.1, "MATCHING": 0.05, "SPREAD": 0.004, "EMA_MOMENTUM": 0.998}
     space |= {"real_means": np.zeros((100, 256), "float32"), "real_covariance": np.eye(256, dtype="float32")}
     space |= {"feature_scale": 1.0, "replicas": 1, "CONSISTENCY": 10.0, "AUGMENT": False}
-    starts = ("def conditional_normalization", "def build_discriminator", "def augment", "def discriminator_loss")
-    starts += ("class ClassMoments", "class GAN", "def two_rates")
-    space = cells.define("gan_synthetic_images", *starts, **space)
+    space = cells.define("gan_synthetic_images", *cells.GAN, **space)
     gan = space["GAN"](total_steps=10_000)
     gan.compile(space["two_rates"](gan, 4e-4, 4e-4))
     # generator: forward and two gradients; discriminator: the same on real and fake, and once more for the generator

@@ -11,6 +11,8 @@ import nbformat
 import numpy as np
 
 HERE = Path(__file__).resolve().parent
+GAN = ("def conditional_normalization", "def build_discriminator", "def augment", "def discriminator_loss")
+GAN += ("def generator_loss", "class ClassMoments", "class GAN", "def two_rates")  # all that its training step takes
 NAMES = {"keras": keras, "layers": keras.layers, "ops": keras.ops, "np": np, "utils": utils, "checkpoints": checkpoints}
 
 

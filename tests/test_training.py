@@ -382,18 +382,9 @@ def tiny_gan(rate=1e-3, **choices):
     }
     names |= {"real_means": np.ones((100, 32), "float32"), "real_covariance": np.eye(32, dtype="float32"), "feature_scale": 100.0}
     names |= choices
-    starts = (
-        "def conditional_normalization",
-        "def build_discriminator",
-        "def augment",
-        "def discriminator_loss",
-        "class ClassMoments",
-        "class GAN",
-        "def two_rates",
-    )
     keras.utils.set_random_seed(0)
     teacher = cells.define("gan_synthetic_images", "def build_classifier", **names)["build_classifier"](2)
-    space = cells.define("gan_synthetic_images", *starts, teacher=teacher, **names)
+    space = cells.define("gan_synthetic_images", *cells.GAN, teacher=teacher, **names)
     gan = space["GAN"](total_steps=18)
     gan.compile(space["two_rates"](gan, rate, 2 * rate))
     return gan
@@ -431,6 +422,25 @@ def test_the_gan_learns_to_tell_and_keeps_its_networks_apart(whole_gan):
     average, current = ([np.array(weight) for weight in model.weights] for model in (gan.average, gan.generator))
     assert any((one != other).any() for one, other in zip(average, current, strict=True))
     assert max(np.abs(one - other).max() for one, other in zip(average, current, strict=True)) < 1
+
+
+@pytest.fixture
+def in_bfloat16():
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    yield
+    keras.config.set_dtype_policy(before)
+
+
+def test_bfloat16_rounds_neither_the_discriminators_weights_nor_the_features(in_bfloat16):
+    gan = tiny_gan()
+    gan.fit(checkpoints.Batches(*tiny_data(), 8, classes=100, pad=0, noise=4, steps=6), epochs=1, verbose=0)
+    gan.discriminator([np.zeros((1, 32, 32, 3), "float32"), np.zeros(1, "int32")], training=True)
+    for variable in gan.discriminator.trainable_variables:
+        value = np.array(variable.value)
+        rounded = np.array(keras.ops.cast(keras.ops.cast(value, "bfloat16"), "float32"))
+        assert (value != rounded).mean() > 0.5, variable.path
+    assert [output.dtype for output in gan.teacher.outputs] == ["float32", "float32"]
 
 
 def test_augmentation_shifts_hides_a_square_and_lets_gradients_pass():
