@@ -7,7 +7,7 @@ run: .venv/run  ## the three notebooks, top to bottom
 
 long: .venv/run  ## a wider GAN for longer, recorded as gan_long: about an hour
 	$(BIN)/python -m notebooks.run $(if $(DATASET),--dataset $(DATASET)) --only gan_synthetic_images \
-		-p RUN gan_long -p CHANNELS 24 -p EPOCHS 18 -p EMA_MOMENTUM 0.999 -p CONSISTENCY 0 $(ARGS)
+		-p RUN gan_long -p CHANNELS 24 -p EPOCHS 18 -p EMA_MOMENTUM 0.999 $(ARGS)
 
 scarce: .venv/run  ## the same question with a tenth of the real images, to results/<dataset>-0.1: about an hour
 	$(BIN)/python -m notebooks.run $(if $(DATASET),--dataset $(DATASET)) -p REAL_FRACTION 0.1 -p EPOCHS 60 \
