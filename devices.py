@@ -58,29 +58,27 @@ def _processor_name():
 def set_precision(precision="auto"):
     """Set Keras's dtype policy and return its name. "auto" times a convolution: bfloat16 if 1.3 times faster.
 
-    On Xeons with AMX and on current GPUs it is; on a CPU without it, it is many times slower. Several machines have to
-    agree, so there "auto" is bfloat16 on a GPU and float32 without.
+    On current GPUs it is, on Xeons with AMX and on processors with AVX-512's bfloat16; on other CPUs it is many times slower.
+    Several machines have to agree, so there "auto" is bfloat16 on a GPU and float32 without.
     """
     if precision == "auto" and is_multi_worker():
         precision = "mixed_bfloat16" if has_gpu() else "float32"
     if precision == "auto":
-        seconds = {dtype: _convolution_seconds(dtype) for dtype in ("float32", "bfloat16")}
-        precision = "mixed_bfloat16" if seconds["bfloat16"] * 1.3 < seconds["float32"] else "float32"
+        turns = [(_convolution_seconds("float32"), _convolution_seconds("bfloat16")) for _ in range(8)]
+        float32, bfloat16 = map(min, zip(*turns, strict=True))  # in turns: what else runs here slows both down
+        precision = "mixed_bfloat16" if bfloat16 * 1.3 < float32 else "float32"
     keras.config.set_dtype_policy(precision)
     return precision
 
 
-def _convolution_seconds(dtype, repeats=5):
+def _convolution_seconds(dtype):
     n, channels = (1024, 256) if has_gpu() else (64, 64)  # enough work that a GPU's launch does not count
     images, kernel = keras.ops.ones((n, 16, 16, channels), dtype), keras.ops.ones((3, 3, channels, channels), dtype)
-    seconds = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        for _ in range(5):
-            result = keras.ops.conv(images, kernel, padding="same")
-        keras.ops.convert_to_numpy(keras.ops.cast(result[0, 0, 0, 0], "float32"))  # waits for a GPU
-        seconds.append(time.perf_counter() - start)
-    return min(seconds)
+    start = time.perf_counter()
+    for _ in range(3):
+        result = keras.ops.conv(images, kernel, padding="same")
+    keras.ops.convert_to_numpy(keras.ops.cast(result[0, 0, 0, 0], "float32"))  # waits for a GPU
+    return time.perf_counter() - start
 
 
 @functools.cache

@@ -124,6 +124,17 @@ def test_precision_is_chosen_by_the_clock(monkeypatch):
     assert utils.set_precision("float32") == "float32"
 
 
+def test_precision_is_the_same_while_something_else_runs(monkeypatch):
+    calls = iter(range(100))
+
+    def busy_at_times(dtype):
+        return {"float32": 1.0, "bfloat16": 0.5}[dtype] * (4 if next(calls) in (1, 2, 3, 6, 7) else 1)
+
+    monkeypatch.setattr(devices, "_convolution_seconds", busy_at_times)
+    assert utils.set_precision("auto") == "mixed_bfloat16"
+    assert utils.set_precision("float32") == "float32"
+
+
 def test_learning_rate_rises_and_falls():
     rate = utils.warmup_cosine(1.0, 100, 10)
     values = [float(rate(step)) for step in range(101)]
