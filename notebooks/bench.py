@@ -245,12 +245,13 @@ def report(record):
     }
     times = "; ".join(f"{100 * level:g} %: {models or 'none'}" for level, models in reached.items())
     measured = " and ".join(sorted({row["date"] for row in record["rows"]}))
+    precision = record["precision"] if record["precision"] == "float32" else f"{record['precision']} (the GAN float32)"
     start, rate = record["start_up"], record["convolution_rate"] / 1e9
     return (
         "\n".join(lines)
         + f"""
 
-Batch {record["rows"][0]["batch_size"]}, {record["precision"]}, {record["device"]}, {measured}; a few percent are noise. The
+Batch {record["rows"][0]["batch_size"]}, {precision}, {record["device"]}, {measured}; a few percent are noise. The
 ceiling is this machine's fastest convolution, {rate:.0f} G multiply-adds a second. From start to loaded {start["dataset"]}:
 {start["seconds"]:.1f} s, at most {start["peak_mb"]:,} MB. Minutes of training to a validation accuracy of {times}.
 """
@@ -304,6 +305,7 @@ def main():
     record |= {"minutes_to_accuracy": milestones(dataset)} | utils.environment()
     for network in arguments.only or NETWORKS:
         keras.utils.clear_session()
+        utils.set_precision("float32" if network == "GAN" else precision)  # as in the notebooks
         rows[network] = measure(network, arguments.batch_size, arguments.steps, arguments.repeats, ceiling)
         rows[network] |= {"date": record["date"]}
         speed = rows[network]["images_per_second"]

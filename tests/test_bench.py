@@ -76,6 +76,26 @@ def test_bench_writes_what_it_prints(tmp_path, monkeypatch, capsys, network):
     assert bench.report(record) in capsys.readouterr().out
 
 
+def test_each_network_is_measured_in_the_precision_its_notebook_trains_it_in(tmp_path, monkeypatch, project):
+    seen, before = {}, keras.config.dtype_policy()
+    row = {"batch_size": 64, "images_per_second": {"fit": 1.0}, "pipeline_cost": 0, "of_best_peer": None, "of_ceiling": 0}
+
+    def measure(network, *_):
+        seen[network] = keras.config.dtype_policy().name
+        return row | {"network": network}
+
+    monkeypatch.setattr(bench, "measure", measure)
+    monkeypatch.setattr(bench, "convolution_rate", lambda *_: 1e9)
+    monkeypatch.setattr(bench, "start_up", lambda *_: (0.0, 0))
+    monkeypatch.setattr(sys, "argv", ["bench", "--precision=mixed_bfloat16", "--output", str(tmp_path / "bench.json")])
+    try:
+        bench.main()
+    finally:
+        keras.config.set_dtype_policy(before)
+    assert {network for network, policy in seen.items() if policy == "float32"} == {"GAN"}
+    assert "mixed_bfloat16 (the GAN float32)" in bench.report(json.loads((tmp_path / "bench.json").read_text()))
+
+
 @pytest.mark.parametrize("other", [{"device": "another"}, {"precision": "mixed_bfloat16"}, {"batch_size": 128}])
 def test_rows_measured_otherwise_are_not_kept(tmp_path, other):
     asked = {"device": "this one", "precision": "float32", "batch_size": 64}
