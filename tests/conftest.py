@@ -38,6 +38,16 @@ def copy(tmp_path_factory):
     return folder
 
 
+@pytest.fixture
+def policy():
+    """Keras's dtype policy, put back after the test."""
+    import keras
+
+    before = keras.config.dtype_policy()
+    yield before
+    keras.config.set_dtype_policy(before)
+
+
 def split_content(n=200, seed=0):
     """The dictionary of a CIFAR-100 split with `n` images."""
     rng = np.random.default_rng(seed)

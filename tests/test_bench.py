@@ -76,8 +76,8 @@ def test_bench_writes_what_it_prints(tmp_path, monkeypatch, capsys, network):
     assert bench.report(record) in capsys.readouterr().out
 
 
-def test_each_network_is_measured_in_the_precision_its_notebook_trains_it_in(tmp_path, monkeypatch, project):
-    seen, before = {}, keras.config.dtype_policy()
+def test_each_network_is_measured_in_the_precision_its_notebook_trains_it_in(tmp_path, monkeypatch, project, policy):
+    seen = {}
     row = {"batch_size": 64, "images_per_second": {"fit": 1.0}, "pipeline_cost": 0, "of_best_peer": None, "of_ceiling": 0}
 
     def measure(network, *_):
@@ -88,10 +88,7 @@ def test_each_network_is_measured_in_the_precision_its_notebook_trains_it_in(tmp
     monkeypatch.setattr(bench, "convolution_rate", lambda *_: 1e9)
     monkeypatch.setattr(bench, "start_up", lambda *_: (0.0, 0))
     monkeypatch.setattr(sys, "argv", ["bench", "--precision=mixed_bfloat16", "--output", str(tmp_path / "bench.json")])
-    try:
-        bench.main()
-    finally:
-        keras.config.set_dtype_policy(before)
+    bench.main()
     assert {network for network, policy in seen.items() if policy == "float32"} == {"GAN"}
     assert "mixed_bfloat16 (the GAN float32)" in bench.report(json.loads((tmp_path / "bench.json").read_text()))
 

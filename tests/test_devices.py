@@ -191,14 +191,10 @@ def test_workers_that_are_not_the_chief_have_a_folder_of_their_own(project, monk
     assert not any(project.iterdir())
 
 
-def test_precision_is_not_timed_where_machines_must_agree(monkeypatch):
+def test_precision_is_not_timed_where_machines_must_agree(monkeypatch, policy):
     monkeypatch.setenv("TF_CONFIG", json.dumps(configurations()[0]))
     monkeypatch.setattr(devices, "_convolution_seconds", lambda dtype: pytest.fail("timed"))
-    before = keras.config.dtype_policy()
-    try:
-        assert devices.set_precision("auto") == "float32"
-    finally:
-        keras.config.set_dtype_policy(before)
+    assert devices.set_precision("auto") == "float32"
 
 
 def test_one_device_is_the_default_and_leaves_everything_as_it_is():

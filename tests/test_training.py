@@ -424,15 +424,8 @@ def test_the_gan_learns_to_tell_and_keeps_its_networks_apart(whole_gan):
     assert max(np.abs(one - other).max() for one, other in zip(average, current, strict=True)) < 1
 
 
-@pytest.fixture
-def in_bfloat16():
-    before = keras.config.dtype_policy()
+def test_bfloat16_rounds_neither_the_discriminators_weights_nor_the_features(policy):
     keras.config.set_dtype_policy("mixed_bfloat16")
-    yield
-    keras.config.set_dtype_policy(before)
-
-
-def test_bfloat16_rounds_neither_the_discriminators_weights_nor_the_features(in_bfloat16):
     gan = tiny_gan()
     gan.fit(checkpoints.Batches(*tiny_data(), 8, classes=100, pad=0, noise=4, steps=6), epochs=1, verbose=0)
     gan.discriminator([np.zeros((1, 32, 32, 3), "float32"), np.zeros(1, "int32")], training=True)
