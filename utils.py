@@ -225,6 +225,41 @@ class BatchNormalization(keras.layers.BatchNormalization):
         return outputs
 
 
+@keras.saving.register_keras_serializable("cifar100-gan")
+class Conv2D(keras.layers.Conv2D):
+    """Keras's layer; in bfloat16 on a CPU, the gradient of wide 3x3 kernels at 8x8 and smaller is nine matrix products.
+
+    There oneDNN's own takes two to three times as long. All else, forward pass and gradient of the inputs, is Keras's.
+    """
+
+    def convolution_op(self, inputs, kernel):
+        size, channels = inputs.shape[1:3], inputs.shape[-1]
+        plain = self.strides == self.dilation_rate == (1, 1) and self.padding == "same" and self.groups == 1
+        small = None not in size and max(size) <= 8 and channels >= 128 and self.data_format == "channels_last"
+        slow = self.compute_dtype == "bfloat16" and keras.backend.backend() == "tensorflow" and not has_gpu()
+        if plain and small and slow and self.kernel_size == (3, 3):
+            return _convolve_3x3(inputs, keras.ops.cast(kernel, self.compute_dtype))
+        return super().convolution_op(inputs, kernel)
+
+
+def _convolve_3x3(images, kernel):
+    import tensorflow as tf
+
+    @tf.custom_gradient
+    def convolve(images, kernel):
+        def gradients(upstream):
+            height, width, channels = images.shape[1:]
+            padded, flat = tf.pad(images, [[0, 0], [1, 1], [1, 1], [0, 0]]), tf.reshape(upstream, [-1, upstream.shape[-1]])
+            shifted = [padded[:, i : i + height, j : j + width] for i in range(3) for j in range(3)]
+            products = [tf.matmul(tf.reshape(part, [-1, channels]), flat, transpose_a=True) for part in shifted]
+            back = tf.nn.conv2d_transpose(upstream, kernel, tf.shape(images), 1, "SAME")
+            return back, tf.reshape(tf.stack(products), kernel.shape)
+
+        return tf.nn.conv2d(images, kernel, 1, "SAME"), gradients
+
+    return convolve(images, kernel)
+
+
 def warmup_cosine(peak, steps, warmup):
     """Return a learning rate that rises linearly to `peak` in `warmup` steps and falls to zero at step `steps`."""
     warmup = min(warmup, steps - 1)

@@ -113,6 +113,29 @@ def test_fused_batch_normalization_is_keras_s():
     np.testing.assert_allclose(ours(x, training=False), theirs(x, training=False), atol=1e-4)
 
 
+@pytest.mark.parametrize(("size", "strides", "products"), [(4, 1, True), (8, 1, True), (16, 1, False), (8, 2, False)])
+def test_gradients_of_a_small_convolution_are_keras_s(size, strides, products):
+    """In bfloat16 the kernel's gradient comes from matrix products where the picture is small, and is the same."""
+    tf = pytest.importorskip("tensorflow")
+    x = keras.ops.convert_to_tensor(np.random.default_rng(0).normal(size=(4, size, size, 128)).astype("float32"))
+    ours = utils.Conv2D(8, 3, strides, padding="same", use_bias=False, dtype="mixed_bfloat16")
+    theirs = keras.layers.Conv2D(8, 3, strides, padding="same", use_bias=False, dtype="float32")
+    upstream = np.random.default_rng(1).normal(size=theirs(x).shape).astype("float32")
+    ours(x)
+    ours.set_weights(theirs.get_weights())
+
+    def gradients(layer):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            loss = tf.reduce_sum(tf.cast(layer(x), "float32") * upstream)
+        return loss, *tape.gradient(loss, [x, layer.kernel.value])
+
+    for one, other in zip(gradients(ours), gradients(theirs), strict=True):
+        np.testing.assert_allclose(one, other, atol=0.02 * np.abs(other).max())  # bfloat16 has 8 bits
+    operations = [op.type for op in tf.function(lambda: gradients(ours)).get_concrete_function().graph.get_operations()]
+    assert ("Conv2DBackpropFilter" in operations) != products
+
+
 def test_precision_is_chosen_by_the_clock(monkeypatch):
     for seconds, expected in (
         ({"float32": 1.0, "bfloat16": 0.5}, "mixed_bfloat16"),
