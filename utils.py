@@ -32,6 +32,7 @@ from devices import PRECISIONS, device, has_gpu, is_chief, set_precision, strate
 logging.getLogger("tensorflow").setLevel("ERROR")  # it takes each model a notebook builds for a mistake
 
 GAN_RUN = re.compile(r"gan\w*")  # names of GAN trainings, apart from those of classifiers
+VGG_RUN = re.compile(r"vgg16(?!\w*_gan$)\w*")  # those of notebook 2, which adds "_gan" itself
 VARIANT = re.compile(r"[a-z]*")  # words for a folder of results
 SYNTHETIC = ROOT / "synthetic_images"
 

@@ -164,18 +164,18 @@ def test_only_the_chief_writes(tmp_path):
     from shutil import copytree, ignore_patterns
 
     copytree(ROOT, tmp_path / "p", ignore=ignore_patterns(".*", "synthetic_images", "results", "tests", "docs"))
-    parameters = TINY | {"SYNTHETIC_PER_CLASS": 0}
+    parameters = TINY | {"SYNTHETIC_PER_CLASS": 0, "RUN": "vgg16_two"}
     run = functools.partial(run_notebooks, tmp_path / "p", parameters, only="vgg16_with_gan")
     with ThreadPoolExecutor() as threads:
         done = list(threads.map(lambda each: run(environment={"TF_CONFIG": json.dumps(each)}), configurations()))
     assert [each.returncode for each in done] == [0, 0], done[0].stdout[-2000:] + done[1].stdout[-2000:]
     results = tmp_path / "p" / "results" / PART
     files = {str(path.relative_to(results)) for path in results.rglob("*") if path.is_file()}
-    copies = {"notebooks/vgg16_with_gan.ipynb", "notebooks/vgg16_with_gan-worker1.ipynb"}
-    figures = {f"vgg16_{name}.png" for name in ("curves", "confusion", "classes")}
-    saved = {f"checkpoints/vgg16/{name}" for name in ("00001-0000000.npz", "00002-0000000.npz", "lock")}
-    assert files == copies | figures | saved | {"vgg16.json", "vgg16.keras"}
-    record = json.loads((results / "vgg16.json").read_text())
+    copies = {"notebooks/vgg16_two.ipynb", "notebooks/vgg16_two-worker1.ipynb"}
+    figures = {f"vgg16_two_{name}.png" for name in ("curves", "confusion", "classes")}
+    saved = {f"checkpoints/vgg16_two/{name}" for name in ("00001-0000000.npz", "00002-0000000.npz", "lock")}
+    assert files == copies | figures | saved | {"vgg16_two.json", "vgg16_two.keras"}
+    record = json.loads((results / "vgg16_two.json").read_text())
     assert record["replicas"] == 2
     assert record["steps"] == 2 * 8  # batches of 2 x 64: half as many
 

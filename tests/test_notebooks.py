@@ -78,7 +78,7 @@ def test_chain_writes_every_record_in_full(chain):
             assert 0 <= records[name][key] <= 1
         assert records[name]["parameters"]["EPOCHS"] == 2
     assert (records["vgg16_gan"]["synthetic_per_class"], records["vgg16"]["synthetic_per_class"]) == (3, 0)
-    assert records["vgg16_gan"]["model"] == "VGG-16 + GAN"
+    assert records["vgg16_gan"]["model"] == "VGG-16 x0.05 + GAN"
     gan = records["gan"]
     assert 0 <= gan["gan_test"] <= 1
     assert gan["fid"] > gan["fid_real"] > 0

@@ -33,6 +33,12 @@ def test_wrong_parameters_are_named(name, value):
         utils.check_parameters(RIGHT | {name: value}, **LIMITS)
 
 
+@pytest.mark.parametrize(("name", "right"), [("vgg16", True), ("vgg16_wide", True), ("vgg16_gan", False), ("gan", False)])
+def test_names_of_trainings_cannot_meet(name, right):
+    """Notebook 2 adds "_gan" to the name of its training with GAN images."""
+    assert bool(utils.VGG_RUN.fullmatch(name)) == right
+
+
 def test_all_wrong_parameters_are_named_at_once():
     with pytest.raises(ValueError, match="(?s)EPOCHS = 0.*int 1 to 100.*WIDTH = -1.*DATASET = 'x'"):
         utils.check_parameters(RIGHT | {"EPOCHS": 0, "WIDTH": -1, "DATASET": "x"}, **LIMITS)
