@@ -639,17 +639,17 @@ def test_killed_at_random_moments(tmp_path, trainer, request):
             def on_train_batch_end(self, batch, logs=None):  # a save is next
                 print("step", flush=True)
         fsync = os.fsync
-        os.fsync = lambda file: (fsync(file), time.sleep(0.2))  # a slow disk, so that a save can be met
+        os.fsync = lambda file: (fsync(file), print("save", flush=True), time.sleep(float(sys.argv[1])))  # a slow disk
         test_training.{trainer}({str(tmp_path / "run")!r}, minutes=0, callbacks=[Tell()])
     """
     rng, torn = np.random.default_rng(0), 0
     for kill in range(kills):
-        process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(script)], stdout=subprocess.PIPE, text=True)
-        process.stdout.readline()
+        event, disk = ("save", "60") if kill % 2 else ("step", "0.2")  # odd ones meet a save that lasts
+        command = [sys.executable, "-c", textwrap.dedent(script), disk]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         since = time.time()
-        deadline = time.monotonic() + (5.0 if kill % 2 else rng.uniform(0, 0.4))  # odd ones wait for a save to begin
-        while time.monotonic() < deadline and not (kill % 2 and being_saved(tmp_path / "run", since)):
-            pass
+        next(line for line in process.stdout if line.strip() == event)
+        time.sleep(0 if kill % 2 else rng.uniform(0, 0.4))
         process.send_signal(signal.SIGKILL)
         process.wait()
         torn += being_saved(tmp_path / "run", since)
