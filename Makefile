@@ -9,9 +9,9 @@ long: .venv/run  ## a wider GAN for longer, recorded as gan_long: about an hour
 	$(BIN)/python -m notebooks.run $(if $(DATASET),--dataset $(DATASET)) --only gan_synthetic_images \
 		-p RUN gan_long -p CHANNELS 24 -p EPOCHS 18 -p EMA_MOMENTUM 0.999 $(ARGS)
 
-wide: .venv/run  ## VGG-16 with twice the channels for twice the epochs, recorded as vgg16_wide: under half an hour each
+wide: .venv/run  ## VGG-16 with twice the channels and more epochs, recorded as vgg16_wide: under half an hour each way
 	$(BIN)/python -m notebooks.run $(if $(DATASET),--dataset $(DATASET)) --only vgg16_with_gan \
-		-p RUN vgg16_wide -p WIDTH 0.5 -p EPOCHS 24 $(ARGS)
+		-p RUN vgg16_wide -p WIDTH 0.5 -p EPOCHS 16 $(ARGS)
 
 scarce: .venv/run  ## the same question with a tenth of the real images, to results/<dataset>-0.1: about an hour
 	$(BIN)/python -m notebooks.run $(if $(DATASET),--dataset $(DATASET)) -p REAL_FRACTION 0.1 -p EPOCHS 60 \
@@ -33,7 +33,7 @@ fuzz: .venv/dev  ## 3,000 damaged or made-up files
 bench: .venv/bench  ## training speed against plain PyTorch, to results/bench
 	$(BIN)/python -m notebooks.bench $(ARGS)
 
-parity: .venv/run  ## whether the faster batch normalisation costs accuracy, to results/bench
+parity: .venv/run  ## whether what makes it fast costs accuracy, to results/bench
 	$(BIN)/python -m notebooks.parity $(ARGS)
 
 lab: .venv/run  ## Jupyter in the browser

@@ -128,32 +128,39 @@ def test_peers_have_the_notebooks_parameters():
         assert trainable == sum(parameter.numel() for parameter in peer.parameters())
 
 
-def test_parity_pairs_differ_in_the_layer_alone(tmp_path, monkeypatch, capsys):
+def test_parity_pairs_differ_in_layers_and_precision_alone(tmp_path, monkeypatch, capsys, policy):
     labels = np.repeat(np.arange(100), 10)
     images = np.random.default_rng(0).integers(0, 256, (1000, 32, 32, 3), np.uint8)
     monkeypatch.setattr(parity.cifar100, "find_cifar100", lambda: None)
     monkeypatch.setattr(utils, "load", lambda name: types.SimpleNamespace(title=name, x_train=images, y_train=labels))
     used = {name: [] for name in parity.LAYERS}
 
-    def spy(name, layer):
-        return lambda **arguments: used[name].append(layer(**arguments)) or used[name][-1]
+    def spy(name, source):
+        def kept(layer):
+            return lambda *sizes, **rest: used[name].append(layer(*sizes, **rest)) or used[name][-1]
 
-    monkeypatch.setattr(parity, "LAYERS", {name: spy(name, layer) for name, layer in parity.LAYERS.items()})
+        return types.SimpleNamespace(BatchNormalization=kept(source.BatchNormalization), Conv2D=kept(source.Conv2D))
+
+    monkeypatch.setattr(parity, "LAYERS", {name: spy(name, source) for name, source in parity.LAYERS.items()})
     output = tmp_path / "parity.json"
-    sizes = ["--epochs=1", "--width=0.0625", "--images=64", "--seeds=1"]
+    sizes = ["--epochs=1", "--width=0.0625", "--images=64", "--seeds=1", "--precision=mixed_bfloat16"]
     monkeypatch.setattr(sys, "argv", ["parity", *sizes, "--output", str(output)])
     parity.main()
     record = json.loads(output.read_text())
-    assert {name: len(layers) for name, layers in used.items()} == {"fused": 2 * 13, "Keras's own": 2 * 13}  # and for a summary
+    assert {name: len(layers) for name, layers in used.items()} == {"fast": 4 * 13, "plain": 4 * 13}  # and for a summary
+    assert {name: {layer.compute_dtype for layer in layers} for name, layers in used.items()} == {
+        "fast": {"bfloat16"},
+        "plain": {"float32"},
+    }
     assert parity.report(record) in capsys.readouterr().out
     assert "shapes100" in parity.report(record)
-    for fused, own in zip(*record["accuracy"].values(), strict=True):
-        assert fused == pytest.approx(own, abs=0.02)
+    for fast, plain in zip(*record["accuracy"].values(), strict=True):
+        assert fast == pytest.approx(plain, abs=0.02)
 
 
 def test_parity_report_counts_in_percentage_points():
     record = {"title": "T", "seeds": [0, 1], "epochs": 2, "width": 0.25, "images": 45_000, "precision": "float32"}
-    record |= {"accuracy": {"fused": [0.31, 0.33], "Keras's own": [0.30, 0.30]}}
+    record |= {"accuracy": {"fast": [0.31, 0.33], "plain": [0.30, 0.30]}}
     text = parity.report(record)
     assert "| 1 | 33.00 % | 30.00 % | +3.00 |" in text
     assert "Mean difference +2.00 percentage points, standard error 1.00." in text
