@@ -7,7 +7,7 @@ run: .venv/run  ## the three notebooks, top to bottom
 
 long: .venv/run  ## a wider GAN for longer, recorded as gan_long: about an hour
 	$(BIN)/python -m notebooks.run $(if $(DATASET),--dataset $(DATASET)) --only gan_synthetic_images \
-		-p RUN gan_long -p CHANNELS 24 -p EPOCHS 18 -p EMA_MOMENTUM 0.999 $(ARGS)
+		-p RUN gan_long -p CHANNELS 32 -p EPOCHS 18 -p EMA_MOMENTUM 0.999 $(ARGS)
 
 wide: .venv/run  ## VGG-16 with twice the channels and more epochs, recorded as vgg16_wide: under half an hour each way
 	$(BIN)/python -m notebooks.run $(if $(DATASET),--dataset $(DATASET)) --only vgg16_with_gan \
@@ -15,7 +15,7 @@ wide: .venv/run  ## VGG-16 with twice the channels and more epochs, recorded as 
 
 scarce: .venv/run  ## the same question with a tenth of the real images, to results/<dataset>-0.1: about an hour
 	$(BIN)/python -m notebooks.run $(if $(DATASET),--dataset $(DATASET)) -p REAL_FRACTION 0.1 -p EPOCHS 60 \
-		-p PATIENCE 60 -p JUDGE_EPOCHS 15 -p AUGMENT True -p CUTMIX 0.5 \
+		-p PATIENCE 60 -p JUDGE_EPOCHS 15 -p AUGMENT True -p CONSISTENCY 0 -p CUTMIX 0.5 \
 		-p SYNTHETIC_PER_CLASS 45 $(ARGS)
 
 gpu: .venv/run  ## the same question at a GPU's scale, to results/<dataset>-gpu

@@ -129,11 +129,11 @@ def results_text(results):
     gans = gan_records(results)
     return f"""{tables(results)}
 Seed {gans[0]["seed"]}, on {gans[0]["device"]}. Consistency: weight of the discriminator's agreement with itself on shifted
-and flipped copies, at first; it falls to 0. Candidates: images drawn for each one that is kept, the one whose class is
-plainest to a small classifier, the teacher. GAN-test: share of them that another small classifier of real images names
-rightly. GAN-train: accuracy on real images of that classifier trained on GAN images alone, as many as there are real ones.
-Fréchet distance in its features. Diversity within a class, over that of real images. Memorised: share nearer to a training
-image than 99 % of unseen photographs are. The last row takes real images for the GAN's.
+and flipped copies. Candidates: images drawn for each one that is kept, the one whose class is plainest to a small
+classifier, the teacher. GAN-test: share of them that another small classifier of real images names rightly. GAN-train:
+accuracy on real images of that classifier trained on GAN images alone, as many as there are real ones. Fréchet distance in
+its features. Diversity within a class, over that of real images. Memorised: share nearer to a training image than 99 % of
+unseen photographs are. The last row takes real images for the GAN's.
 """
 
 
