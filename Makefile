@@ -7,7 +7,7 @@ run: .venv/run  ## the three notebooks, top to bottom
 
 long: .venv/run  ## a wider GAN for longer, recorded as gan_long: about an hour
 	$(BIN)/python -m notebooks.run $(if $(DATASET),--dataset $(DATASET)) --only gan_synthetic_images \
-		-p RUN gan_long -p CHANNELS 32 -p EPOCHS 18 -p EMA_MOMENTUM 0.999 $(ARGS)
+		-p RUN gan_long -p CHANNELS 24 -p EPOCHS 18 -p EMA_MOMENTUM 0.999 $(ARGS)
 
 wide: .venv/run  ## VGG-16 with twice the channels and more epochs, recorded as vgg16_wide: under half an hour each way
 	$(BIN)/python -m notebooks.run $(if $(DATASET),--dataset $(DATASET)) --only vgg16_with_gan \
