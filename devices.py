@@ -116,10 +116,10 @@ class Conv2D(keras.layers.Conv2D):
 
     def convolution_op(self, inputs, kernel):
         size, channels = inputs.shape[1:3], inputs.shape[-1]
-        plain = self.strides == self.dilation_rate == (1, 1) and self.padding == "same" and self.groups == 1
-        small = None not in size and max(size) <= 8 and channels >= 128 and self.data_format == "channels_last"
         slow = self.compute_dtype == "bfloat16" and keras.backend.backend() == "tensorflow" and not has_gpu()
-        if plain and small and slow and self.kernel_size == (3, 3):
+        plain = self.kernel_size == (3, 3) and self.strides == self.dilation_rate == (1, 1) and self.groups == 1
+        plain = plain and self.padding == "same" and self.data_format == "channels_last"
+        if slow and plain and None not in size and max(size) <= 8 and channels >= 128:
             return _convolve_3x3(inputs, keras.ops.cast(kernel, self.compute_dtype))
         return super().convolution_op(inputs, kernel)
 
