@@ -1,5 +1,6 @@
 """The notebooks' networks in plain PyTorch, channels last: what `make bench` compares them with."""
 
+import contextlib
 import itertools
 
 import torch
@@ -187,6 +188,26 @@ def gan_step(channels, latent, batch_size, bfloat16=False, compiled=False):
             torch._foreach_lerp_(*parameters, 0.002)
 
     return step
+
+
+def build_step(network, channels, latent, batch_size, bfloat16, compiled):
+    """Return a function that takes one training step of a network by its name in `make bench`."""
+    if network == "GAN":
+        return gan_step(channels, latent, batch_size, bfloat16, compiled)
+    model = vgg16(float(network.split("x")[1])) if network.startswith("VGG") else resnet(20, 16)
+    return classifier_step(model, batch_size, bfloat16, compiled)
+
+
+def serve(connection, *arguments):
+    """Take as many steps as `connection` asks for and send their number back, until it is closed."""
+    step = build_step(*arguments)
+    with contextlib.suppress(EOFError):
+        while True:
+            steps = connection.recv()
+            for _ in range(steps):
+                step()
+            wait()
+            connection.send(steps)
 
 
 def wait():

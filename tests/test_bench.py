@@ -1,7 +1,9 @@
 """The benchmark: what it counts, and one whole run of it, small."""
 
 import json
+import multiprocessing
 import sys
+import time
 import types
 
 import keras
@@ -114,6 +116,19 @@ def test_without_torch_there_is_no_peer(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     monkeypatch.delitem(sys.modules, "notebooks.peers", raising=False)
     assert bench.peer_runners("GAN", 8, 2) == {}
+
+
+def test_a_peer_takes_the_steps_it_is_asked_for_in_a_process_of_its_own():
+    pytest.importorskip("torch")
+    before = multiprocessing.active_children()
+    runners = bench.peer_runners("VGG-16 x0.25", 8, 3)
+    assert [runners["torch float32"]() for _ in range(2)] == [3, 3]
+    assert len(multiprocessing.active_children()) == len(before) + 2
+    runners.clear()  # nothing more will be asked
+    deadline = time.monotonic() + 60
+    while len(multiprocessing.active_children()) > len(before):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def test_peers_have_the_notebooks_parameters():
