@@ -1,13 +1,14 @@
 """Measure training speed: `make bench`. The notebooks' own cells, side by side with plain PyTorch and the machine's ceiling.
 
-Every contender takes a few steps in turn, again and again, so that a slow minute of the machine meets all of them;
-medians are compared. Prints a table, writes results/bench/bench.json, gives no verdict. `--publish` puts that file's
-table into the README.
+Every contender takes a few steps in turn, again and again, so that a slow minute of the machine meets all of them, each time
+in another order, so that none always follows the same one; medians are compared. Prints a table, writes
+results/bench/bench.json, gives no verdict. `--publish` puts that file's table into the README.
 """
 
 import argparse
 import json
 import multiprocessing
+import random
 import statistics
 import subprocess
 import sys
@@ -36,7 +37,7 @@ NETWORKS = ("VGG-16 x1", "VGG-16 x0.5", "VGG-16 x0.25", "ResNet-20", "GAN")
 
 def compiled(model, rate=2e-3):
     loss = keras.losses.CategoricalCrossentropy(label_smoothing=0.1)
-    model.compile(keras.optimizers.AdamW(rate, weight_decay=0.05), loss, metrics=["accuracy"])
+    model.compile(utils.Adam(rate, weight_decay=0.05), loss, metrics=["accuracy"])
     return model
 
 
@@ -76,12 +77,36 @@ def multiply_adds(model):
     return int(total)
 
 
+class Clock(keras.callbacks.Callback):
+    """The seconds from the start of an epoch to the end of its last step.
+
+    What `fit` does before and after comes once in a training and would weigh most in a turn of a few steps: letting go of a
+    pipeline, TensorFlow at times waits for the thread that tunes it, up to as long as it has run.
+    """
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.start = time.perf_counter()
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.seconds = time.perf_counter() - self.start
+
+
+def timed_fit(model, batches):
+    """Return a function that trains an epoch with `fit`, pipeline included, and returns the seconds a step."""
+    clock = Clock()
+
+    def run():
+        model.fit(batches, shuffle=False, verbose=0, callbacks=[clock])
+        return clock.seconds / len(batches)
+
+    return run
+
+
 def fit_runner(model, batch_size, steps, noise=0):
-    """Return a function that trains `steps` steps with `fit`, pipeline included, and returns their number."""
+    """Return `timed_fit` on the notebooks' own pipeline."""
     rng = np.random.default_rng(0)
     images, labels = rng.integers(0, 256, (IMAGES, 32, 32, 3), np.uint8), rng.integers(0, 100, IMAGES)
-    batches = checkpoints.Batches(images, labels, batch_size, noise=noise, steps=steps)
-    return lambda: model.fit(batches, shuffle=False, verbose=0) and steps
+    return timed_fit(model, checkpoints.Batches(images, labels, batch_size, noise=noise, steps=steps))
 
 
 class OneBatch(keras.utils.PyDataset):
@@ -99,13 +124,12 @@ class OneBatch(keras.utils.PyDataset):
 
 
 def fixed_runner(model, batch_size, steps, noise=0):
-    """Return a function that does the same on one batch that lies in memory: `fit` without a pipeline."""
+    """Return `timed_fit` on one batch that lies in memory: `fit` without a pipeline."""
     rng = np.random.default_rng(0)
     labels = np.eye(100, dtype="float32")[rng.integers(0, 100, batch_size)]
     inputs = rng.integers(0, 256, (batch_size, 32, 32, 3), np.uint8)
     inputs = (inputs, rng.standard_normal((batch_size, noise), "float32")) if noise else inputs
-    batches = OneBatch((inputs, labels), steps)
-    return lambda: model.fit(batches, shuffle=False, verbose=0) and steps
+    return timed_fit(model, OneBatch((inputs, labels), steps))
 
 
 def peer_runners(network, batch_size, steps):
@@ -131,18 +155,20 @@ def peer_runners(network, batch_size, steps):
 
 
 def interleave(runners, repeats, patience=40.0):
-    """Return the seconds a step (a list each) of runners called in turn; one slower than `patience` has its say once."""
+    """Return what runners return (a list each), called in turns of changing order.
+
+    One that has taken longer than `patience` (seconds) is not called again.
+    """
     seconds, spent = {name: [] for name in runners}, dict.fromkeys(runners, 0.0)
     for runner in runners.values():
         runner()  # compiles
+    rng = random.Random(0)
     for _ in range(repeats):
-        for name, runner in runners.items():
+        for name, runner in rng.sample(list(runners.items()), len(runners)):
             if spent[name] < patience:
                 start = time.perf_counter()
-                steps = runner()
-                elapsed = time.perf_counter() - start
-                spent[name] += elapsed
-                seconds[name].append(elapsed / steps)
+                seconds[name].append(runner())
+                spent[name] += time.perf_counter() - start
     return seconds
 
 
@@ -270,7 +296,7 @@ def keep(record, text, path):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=20, help="steps a turn; fewer for larger networks")
-    parser.add_argument("--repeats", type=int, default=7, help="turns of each contender")
+    parser.add_argument("--repeats", type=int, default=9, help="turns of each contender")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument(
         "--only", choices=NETWORKS, action="append", help="measure this network alone; the record keeps its other rows"

@@ -37,13 +37,43 @@ def test_a_slow_contender_is_not_asked_again_and_again(monkeypatch):
         def run():
             calls[name] += 1
             now[0] += seconds
-            return 2  # steps
+            return seconds / 2  # a step
 
         return run
 
     seconds = bench.interleave({"fast": runner("fast", 1), "slow": runner("slow", 20)}, repeats=5, patience=10)
     assert calls == {"fast": 6, "slow": 2}  # the first call of each is not counted
-    assert seconds == {"fast": [0.5] * 5, "slow": [10.0]}  # a step
+    assert seconds == {"fast": [0.5] * 5, "slow": [10.0]}
+
+
+def test_a_turn_is_timed_from_its_first_batch_to_its_last_step(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(bench.time, "perf_counter", lambda: now[0])
+
+    class Batches(keras.utils.PyDataset):
+        def __len__(self):
+            return 4
+
+        def __getitem__(self, step):
+            return np.zeros((1, 1), "float32"), np.zeros((1, 1), "float32")
+
+    class Slow(keras.callbacks.Callback):
+        """Every part of `fit` takes its time; a step 2 seconds."""
+
+        def on_train_begin(self, logs=None):
+            now[0] += 100.0
+
+        def on_train_batch_begin(self, batch, logs=None):
+            now[0] += 2.0
+
+        def on_epoch_end(self, epoch, logs=None):
+            now[0] += 1000.0
+
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    fit = model.fit
+    monkeypatch.setattr(model, "fit", lambda *given, callbacks, **more: fit(*given, callbacks=[Slow(), *callbacks], **more))
+    assert bench.timed_fit(model, Batches())() == pytest.approx(2.0)
 
 
 @pytest.mark.parametrize("network", ["VGG-16 x0.25", "GAN"])
@@ -63,7 +93,7 @@ def test_bench_writes_what_it_prints(tmp_path, monkeypatch, capsys, network):
     monkeypatch.setattr(
         sys, "argv", ["bench", "--steps=2", "--repeats=1", "--precision=float32", "--only", network, "--output", str(output)]
     )
-    monkeypatch.setattr(bench, "peer_runners", lambda *_: {"torch float32": lambda: bench.time.sleep(0.01) or 2})
+    monkeypatch.setattr(bench, "peer_runners", lambda *_: {"torch float32": lambda: 0.01})
     bench.main()
     record = json.loads(output.read_text())
     kept, row = sorted(record["rows"], key=lambda row: row["date"])
@@ -122,7 +152,9 @@ def test_a_peer_takes_the_steps_it_is_asked_for_in_a_process_of_its_own():
     pytest.importorskip("torch")
     before = multiprocessing.active_children()
     runners = bench.peer_runners("VGG-16 x0.25", 8, 3)
-    assert [runners["torch float32"]() for _ in range(2)] == [3, 3]
+    start = time.perf_counter()
+    turns = [runners["torch float32"]() for _ in range(2)]
+    assert 0 < 3 * sum(turns) < time.perf_counter() - start  # seconds a step, of three
     assert len(multiprocessing.active_children()) == len(before) + 2
     runners.clear()  # nothing more will be asked
     deadline = time.monotonic() + 60
@@ -148,34 +180,25 @@ def test_parity_pairs_differ_in_layers_and_precision_alone(tmp_path, monkeypatch
     images = np.random.default_rng(0).integers(0, 256, (1000, 32, 32, 3), np.uint8)
     monkeypatch.setattr(parity.cifar100, "find_cifar100", lambda: None)
     monkeypatch.setattr(utils, "load", lambda name: types.SimpleNamespace(title=name, x_train=images, y_train=labels))
-    used = {name: [] for name in parity.LAYERS}
+    used = {name: [] for name in parity.SOURCES}
 
     def spy(name, source):
         def kept(layer):
             return lambda *sizes, **rest: used[name].append(layer(*sizes, **rest)) or used[name][-1]
 
-        return types.SimpleNamespace(BatchNormalization=kept(source.BatchNormalization), Conv2D=kept(source.Conv2D))
+        return types.SimpleNamespace(**{part: kept(getattr(source, part)) for part in parity.PARTS})
 
-    monkeypatch.setattr(parity, "LAYERS", {name: spy(name, source) for name, source in parity.LAYERS.items()})
+    monkeypatch.setattr(parity, "SOURCES", {name: spy(name, source) for name, source in parity.SOURCES.items()})
     output = tmp_path / "parity.json"
     sizes = ["--epochs=1", "--width=0.0625", "--images=64", "--seeds=1", "--precision=mixed_bfloat16"]
     monkeypatch.setattr(sys, "argv", ["parity", *sizes, "--output", str(output)])
     parity.main()
     record = json.loads(output.read_text())
-    assert {name: len(layers) for name, layers in used.items()} == {"fast": 4 * 13, "plain": 4 * 13}  # and for a summary
-    assert {name: {layer.compute_dtype for layer in layers} for name, layers in used.items()} == {
-        "fast": {"bfloat16"},
-        "plain": {"float32"},
-    }
+    for name, expected in (("fast", "bfloat16"), ("plain", "float32")):
+        *parts, optimizer = used[name]
+        assert isinstance(optimizer, keras.optimizers.Adam)
+        assert [part.compute_dtype for part in parts] == [expected] * 4 * 13  # with those of a summary
     assert parity.report(record) in capsys.readouterr().out
     assert "shapes100" in parity.report(record)
     for fast, plain in zip(*record["accuracy"].values(), strict=True):
         assert fast == pytest.approx(plain, abs=0.02)
-
-
-def test_parity_report_counts_in_percentage_points():
-    record = {"title": "T", "seeds": [0, 1], "epochs": 2, "width": 0.25, "images": 45_000, "precision": "float32"}
-    record |= {"accuracy": {"fast": [0.31, 0.33], "plain": [0.30, 0.30]}}
-    text = parity.report(record)
-    assert "| 1 | 33.00 % | 30.00 % | +3.00 |" in text
-    assert "Mean difference +2.00 percentage points, standard error 1.00." in text
