@@ -1,4 +1,4 @@
-"""Does speed cost accuracy? `make parity`: VGG-16 with utils' layers and precision, and with Keras's layers in float32.
+"""Does speed cost accuracy? `make parity`: VGG-16 with utils' layers, optimiser and precision, and with Keras's in float32.
 
 A pair starts from the same weights and sees the same batches: it differs in these alone. Prints a table, writes
 results/bench/parity.json, gives no verdict.
@@ -6,7 +6,7 @@ results/bench/parity.json, gives no verdict.
 
 import argparse
 import json
-import statistics
+import types
 from pathlib import Path
 from unittest import mock
 
@@ -15,24 +15,27 @@ import utils  # first: it sets TensorFlow's CPU switches
 import cifar100
 import checkpoints
 import keras
+import measures
 import numpy as np
 
 from notebooks import bench, cells, run
 
 OUTPUT = bench.OUTPUT.with_name("parity.json")
-LAYERS = {"fast": utils, "plain": keras.layers}  # where a network's layers come from
+PARTS = ("BatchNormalization", "Conv2D", "Adam")
+PLAIN = types.SimpleNamespace(**{part: getattr(keras.layers, part, None) or getattr(keras.optimizers, part) for part in PARTS})
+SOURCES = {"fast": utils, "plain": PLAIN}
 
 
 def train(source, data, seed, epochs, width, images):
-    """Train notebook 2's VGG-16 with batch normalisation and convolutions of `source`; return validation accuracy."""
+    """Train notebook 2's VGG-16 with batch normalisation, convolutions and Adam of `source`; return validation accuracy."""
     train, validation = utils.split(data.y_train, seed=seed)
     train = np.random.default_rng(seed).permutation(train)[:images]
     batches = checkpoints.Batches(data.x_train[train], data.y_train[train], 64, seed=seed)
     keras.utils.set_random_seed(seed)
-    with mock.patch.multiple(utils, BatchNormalization=source.BatchNormalization, Conv2D=source.Conv2D):
-        model = cells.define("vgg16_with_gan", "def build_vgg16", WIDTH=width, x_real=data.x_train[train])["build_vgg16"]()
     rate = utils.warmup_cosine(2e-3, epochs * len(batches), len(batches) // 2)
-    bench.compiled(model, rate)
+    with mock.patch.multiple(utils, **{part: getattr(source, part) for part in PARTS}):
+        model = cells.define("vgg16_with_gan", "def build_vgg16", WIDTH=width, x_real=data.x_train[train])["build_vgg16"]()
+        bench.compiled(model, rate)
     model.fit(batches, epochs=epochs, shuffle=False, verbose=0)
     answers = model.predict(data.x_train[validation], batch_size=500, verbose=0).argmax(axis=1)
     return float(np.mean(answers == data.y_train[validation]))
@@ -40,16 +43,9 @@ def train(source, data, seed, epochs, width, images):
 
 def report(record):
     """Return the record as Markdown: a table of pairs, and their mean difference."""
-    accuracy = record["accuracy"]
-    lines = [f"| seed | {' | '.join(accuracy)} | difference |", "|---|---:|---:|---:|"]
-    differences = [100 * (one - other) for one, other in zip(*accuracy.values(), strict=True)]
-    for seed, *pair, difference in zip(record["seeds"], *accuracy.values(), differences, strict=True):
-        lines.append(f"| {seed} | {' | '.join(f'{100 * value:.2f} %' for value in pair)} | {difference:+.2f} |")
-    error = statistics.stdev(differences) / len(differences) ** 0.5 if len(differences) > 1 else float("nan")
-    return "\n".join(lines) + (
-        f"\n\nValidation accuracy of VGG-16 at width {record['width']} on {record['title']} after {record['epochs']} epoch(s) of"
-        f" {record['images']:,} images;\nfast: {record['precision']} and the layers of `utils`; plain: float32 and Keras's.\n"
-        f"Mean difference {statistics.mean(differences):+.2f} percentage points, standard error {error:.2f}.\n"
+    return measures.pairs_table(record["seeds"], record["accuracy"]) + (
+        f"\nValidation accuracy of VGG-16 at width {record['width']} on {record['title']} after {record['epochs']} epoch(s) of"
+        f" {record['images']:,} images;\nfast: {record['precision']} with `utils`' layers and Adam; plain: float32, Keras's.\n"
     )
 
 
@@ -69,9 +65,9 @@ def main():
     record = {"title": data.title, "seeds": list(range(arguments.seeds)), "epochs": arguments.epochs, "width": arguments.width}
     available = len(utils.split(data.y_train)[0])
     record |= {"images": min(arguments.images or available, available), "precision": utils.set_precision(arguments.precision)}
-    record |= {"accuracy": {name: [] for name in LAYERS}}
+    record |= {"accuracy": {name: [] for name in SOURCES}}
     for seed in record["seeds"]:
-        for name, source in LAYERS.items():
+        for name, source in SOURCES.items():
             utils.set_precision(record["precision"] if name == "fast" else "float32")
             accuracy = train(source, data, seed, arguments.epochs, arguments.width, record["images"])
             record["accuracy"][name].append(accuracy)

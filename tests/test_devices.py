@@ -38,7 +38,7 @@ def loss_curves():
 
 def resnet():
     model = cells.define("resnet_baseline", "def build_resnet", DEPTH=8, CHANNELS=4)["build_resnet"]()
-    model.compile(keras.optimizers.AdamW(1e-3), "categorical_crossentropy")
+    model.compile(utils.Adam(1e-3, weight_decay=0.004), "categorical_crossentropy")
     return model
 
 

@@ -3,6 +3,7 @@
 import json
 import subprocess
 from pathlib import Path
+from unittest import mock
 
 import keras
 import numpy as np
@@ -142,6 +143,37 @@ def test_gradients_of_a_small_convolution_are_keras_s(size, strides, products):
         np.testing.assert_allclose(one, other, atol=0.02 * np.abs(other).max())  # bfloat16 has 8 bits
     operations = [op.type for op in tf.function(lambda: gradients(ours)).get_concrete_function().graph.get_operations()]
     assert ("Conv2DBackpropFilter" in operations) != products
+
+
+def train_with(optimizer, first, inputs):
+    """Take ten steps with a small network that begins with the layer `first`; return losses and weights."""
+    rng = np.random.default_rng(0)
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([first, keras.layers.Dense(4)])
+    model(inputs)
+    model.set_weights([rng.normal(size=weight.shape) for weight in model.get_weights()])
+    model.compile(optimizer(0.01, beta_2=0.99, epsilon=1e-4, weight_decay=0.1), "mse")
+    losses = [model.train_on_batch(inputs, rng.normal(size=(len(inputs), 4)).astype("float32")) for _ in range(10)]
+    return losses, *model.get_weights()
+
+
+def test_fused_adam_is_keras_s():
+    tf = pytest.importorskip("tensorflow")
+    inputs = np.random.default_rng(0).normal(size=(8, 9)).astype("float32")
+    with mock.patch.object(tf.raw_ops, "ResourceApplyAdam", wraps=tf.raw_ops.ResourceApplyAdam) as fused:
+        ours = train_with(utils.Adam, keras.layers.Dense(6), inputs)
+    assert fused.called
+    for one, other in zip(ours, train_with(keras.optimizers.Adam, keras.layers.Dense(6), inputs), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+
+
+def test_fused_adam_adds_up_an_embedding_s_gradients_before_it_squares_them():
+    """As for the same layer on one-hot vectors; Keras's own squares each of an index that comes twice (on TensorFlow)."""
+    indices = np.array([0, 0, 0, 1, 2, 2])
+    embedded = train_with(utils.Adam, keras.layers.Embedding(4, 6), indices)
+    one_hot = train_with(utils.Adam, keras.layers.Dense(6, use_bias=False), np.eye(4, dtype="float32")[indices])
+    for one, other in zip(embedded, one_hot, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
 
 
 def test_precision_is_chosen_by_the_clock(monkeypatch):
