@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import time
 
 import torch
 from torch import nn
@@ -65,13 +66,15 @@ def classifier_step(model, batch_size, bfloat16=False, compiled=False):
 
 
 class ConditionalNorm(nn.Module):
-    def __init__(self, channels):
+    def __init__(self, channels, latent):
         super().__init__()
         self.norm = nn.BatchNorm2d(channels, affine=False)
         self.scale, self.shift = nn.Embedding(100, channels), nn.Embedding(100, channels)
+        self.noise_scale, self.noise_shift = (nn.Linear(latent, channels, bias=False) for _ in range(2))
 
-    def forward(self, x, label):
-        return functional.relu(self.norm(x) * self.scale(label)[:, :, None, None] + self.shift(label)[:, :, None, None])
+    def forward(self, x, label, noise):
+        scale, shift = self.scale(label) + self.noise_scale(noise), self.shift(label) + self.noise_shift(noise)
+        return functional.relu(self.norm(x) * scale[:, :, None, None] + shift[:, :, None, None])
 
 
 class Generator(nn.Module):
@@ -79,7 +82,7 @@ class Generator(nn.Module):
         super().__init__()
         widths, strides = [width * channels for width in (4, 4, 4, 4, 2, 1)], (1, 2, 1, 2, 2)
         self.start = nn.Linear(latent, 16 * widths[0])
-        self.norms = nn.ModuleList(ConditionalNorm(width) for width in widths)
+        self.norms = nn.ModuleList(ConditionalNorm(width, latent) for width in widths)
         self.ups = nn.ModuleList(
             nn.ConvTranspose2d(before, after, 2 + stride, stride, 1, bias=False)
             for (before, after), stride in zip(itertools.pairwise(widths), strides, strict=True)
@@ -89,8 +92,8 @@ class Generator(nn.Module):
     def forward(self, noise, label):
         x = self.start(noise).view(len(noise), -1, 4, 4).to(memory_format=torch.channels_last)
         for norm, up in zip(self.norms, self.ups, strict=False):
-            x = up(norm(x, label))
-        return torch.tanh(self.end(self.norms[-1](x, label)))
+            x = up(norm(x, label, noise))
+        return torch.tanh(self.end(self.norms[-1](x, label, noise)))
 
 
 class Discriminator(nn.Module):
@@ -199,15 +202,16 @@ def build_step(network, channels, latent, batch_size, bfloat16, compiled):
 
 
 def serve(connection, *arguments):
-    """Take as many steps as `connection` asks for and send their number back, until it is closed."""
+    """Take as many steps as `connection` asks for and send the seconds a step back, until it is closed."""
     step = build_step(*arguments)
     with contextlib.suppress(EOFError):
         while True:
             steps = connection.recv()
+            start = time.perf_counter()
             for _ in range(steps):
                 step()
             wait()
-            connection.send(steps)
+            connection.send((time.perf_counter() - start) / steps)
 
 
 def wait():
