@@ -1,4 +1,4 @@
-.PHONY: run long wide scarce gpu test soak fuzz bench parity lab lint format publish clean
+.PHONY: run long wide pairs scarce gpu test soak fuzz bench parity lab lint format publish clean
 PYTHON ?= python3
 BIN = .venv/bin
 
@@ -12,6 +12,12 @@ long: .venv/run  ## a wider GAN for longer, recorded as gan_long: about an hour
 wide: .venv/run  ## VGG-16 with twice the channels and more epochs, recorded as vgg16_wide: under half an hour each way
 	$(BIN)/python -m notebooks.run $(if $(DATASET),--dataset $(DATASET)) --only vgg16_with_gan \
 		-p RUN vgg16_wide -p WIDTH 0.5 -p EPOCHS 16 $(ARGS)
+
+pairs: .venv/run  ## notebook 2's question with two more seeds: how far chance goes
+	for seed in 1 2; do \
+		$(BIN)/python -m notebooks.run $(if $(DATASET),--dataset $(DATASET)) --only vgg16_with_gan \
+			-p RUN vgg16_seed$$seed -p SEED $$seed $(ARGS) || exit 1; \
+	done
 
 scarce: .venv/run  ## the same question with a tenth of the real images, to results/<dataset>-0.1: about an hour
 	$(BIN)/python -m notebooks.run $(if $(DATASET),--dataset $(DATASET)) -p REAL_FRACTION 0.1 -p EPOCHS 60 \

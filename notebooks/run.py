@@ -17,6 +17,7 @@ from nbconvert.preprocessors import TagRemovePreprocessor
 from PIL import Image
 
 import cifar100
+import measures
 
 HERE = Path(__file__).resolve().parent
 NOTEBOOKS = ("gan_synthetic_images", "vgg16_with_gan", "resnet_baseline")
@@ -113,10 +114,21 @@ def heading(notebook, index):
     return f"cell {index + 1}, under {headings[-1].lstrip('# ') if headings else 'no heading'!r}"
 
 
+def read_records(results):
+    """Return the records in a folder, by name."""
+    return {path.stem: json.loads(path.read_text()) for path in results.glob("*.json")}
+
+
 def gan_records(results):
     """Return the GANs' records in a folder, shortest training first."""
-    records = [json.loads(path.read_text()) for path in results.glob("*.json")]
-    return sorted((record for record in records if "gan_train" in record), key=lambda record: record["seconds"])
+    records = [record for record in read_records(results).values() if "gan_train" in record]
+    return sorted(records, key=lambda record: record["seconds"])
+
+
+def pairs_text(results):
+    """Return the table of all pairs of trainings of notebook 2, with its own seed and with those of `make pairs`."""
+    records = read_records(results)
+    return f"Test accuracy of {records['vgg16']['model']}:\n\n{measures.pairs_table(*measures.gan_pairs(records, 'vgg16_gan'))}"
 
 
 def tables(results):
@@ -197,6 +209,7 @@ def publish(dataset):
         nbformat.write(notebook, HERE / f"{name}.ipynb")
     results = HERE.parent / "results"
     fill_readme("results", results_text(results / dataset))
+    fill_readme("pairs", pairs_text(results / dataset))
     fill_readme("scarce", tables(results / f"{dataset}-0.1"))
     return 0
 

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
+import measures
 import utils
 from notebooks import bench, cells, parity, run
 
@@ -304,9 +305,16 @@ def test_committed_records_belong_to_committed_files():
 def test_readme_says_what_the_records_say(part, text):
     results = ROOT / "results" / part
     records = utils.read_records(part).values()
-    table = utils.comparison_table([record for record in records if "test_accuracy" in record])
+    classifiers = [record for record in records if "test_accuracy" in record and record["seed"] == 0]
+    table = utils.comparison_table(classifiers)
     assert (results / "comparison.md").read_text() == table
     assert text(results) in (ROOT / "README.md").read_text()
+
+
+def test_readme_tells_all_pairs():
+    text = run.pairs_text(ROOT / "results" / "cifar100")
+    assert text.count("%") == 2 * len(measures.gan_pairs(utils.read_records("cifar100"), "vgg16_gan")[0]) >= 2 * 3
+    assert text in (ROOT / "README.md").read_text()
 
 
 @pytest.mark.parametrize("module", [bench, parity])
