@@ -21,7 +21,7 @@ pairs: .venv/run  ## notebook 2's question with two more seeds: how far chance g
 
 scarce: .venv/run  ## the same question with a tenth of the real images, to results/<dataset>-0.1: about an hour
 	$(BIN)/python -m notebooks.run $(if $(DATASET),--dataset $(DATASET)) -p REAL_FRACTION 0.1 -p EPOCHS 60 \
-		-p PATIENCE 60 -p JUDGE_EPOCHS 15 -p AUGMENT True -p CONSISTENCY 0 -p CUTMIX 0.5 \
+		-p PATIENCE 60 -p JUDGE_EPOCHS 15 -p AUGMENT True -p CUTMIX 0.5 \
 		-p SYNTHETIC_PER_CLASS 45 $(ARGS)
 
 gpu: .venv/run  ## the same question at a GPU's scale, to results/<dataset>-gpu
