@@ -233,8 +233,8 @@ def minutes_to(level, record):
 
 
 def milestones(dataset):
-    """Return for each classifier recorded on `dataset` the minutes to two levels of validation accuracy."""
-    records = [record for record in utils.read_records(dataset).values() if "test_accuracy" in record]
+    """Return for each classifier recorded on `dataset` with seed 0 the minutes to two levels of validation accuracy."""
+    records = [record for record in utils.read_records(dataset).values() if "test_accuracy" in record and record["seed"] == 0]
     return {record["model"]: {str(level): minutes_to(level, record) for level in LEVELS} for record in records}
 
 

@@ -142,6 +142,13 @@ def test_minutes_to_an_accuracy():
     assert bench.minutes_to(0.8, record) is None
 
 
+def test_milestones_are_those_of_seed_0(monkeypatch):
+    run = {"seconds": 600.0, "history": {"val_accuracy": [0.5]}, "test_accuracy": 0.5, "model": "VGG-16"}
+    records = {"vgg16": run | {"seed": 0}, "vgg16_seed1": run | {"seed": 1, "seconds": 60.0}, "gan": {"seed": 0}}
+    monkeypatch.setattr(utils, "read_records", lambda _: records)
+    assert bench.milestones("cifar100") == {"VGG-16": {"0.4483": 10.0, "0.6": None}}
+
+
 def test_without_torch_there_is_no_peer(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     monkeypatch.delitem(sys.modules, "notebooks.peers", raising=False)
