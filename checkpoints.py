@@ -125,7 +125,8 @@ def fit(model, batches, *, epochs, folder, parameters, resume=True, minutes=5, e
         _remove(saver.folder, keep=0)
     else:
         print("{seconds:.0f} s of training found in {}, epoch {epoch}, step {step}".format(saver.folder.name, **saver.state))
-    callbacks = [*callbacks, early_stopping, saver] if early_stopping else [*callbacks, saver]  # it may watch what they log
+    stopping = [early_stopping] if early_stopping else []  # it may watch what the callbacks log
+    callbacks = [devices.KeepMemory(), *callbacks, *stopping, saver]
     while not (saver.state and saver.state["finished"]):
         epoch, start = saver.position
         epoch = epochs if saver.state and saver.state["stopped"] else epoch

@@ -1,13 +1,18 @@
 """Parameters, records and the layers shared by the notebooks."""
 
 import json
+import os
+import platform
 import subprocess
+import sys
+import textwrap
 from pathlib import Path
 from unittest import mock
 
 import keras
 import numpy as np
 import pytest
+from conftest import ROOT
 
 import devices
 import utils
@@ -143,6 +148,66 @@ def test_gradients_of_a_small_convolution_are_keras_s(size, strides, products):
         np.testing.assert_allclose(one, other, atol=0.02 * np.abs(other).max())  # bfloat16 has 8 bits
     operations = [op.type for op in tf.function(lambda: gradients(ours)).get_concrete_function().graph.get_operations()]
     assert ("Conv2DBackpropFilter" in operations) != products
+
+
+@pytest.mark.parametrize("padding", ["same", "valid"])
+@pytest.mark.parametrize(("size", "strides"), [(3, 1), (4, 2), (1, 2)])
+@pytest.mark.parametrize("n", [1, 2, 5])
+def test_a_convolution_in_halves_is_keras_s(monkeypatch, n, size, strides, padding):
+    tf = pytest.importorskip("tensorflow")
+    monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", "1")
+    images = keras.ops.convert_to_tensor(np.random.default_rng(n).normal(size=(n, 7, 7, 3)).astype("float32"))
+    ours, theirs = (layer(4, size, strides, padding=padding) for layer in (utils.Conv2D, keras.layers.Conv2D))
+    ours(images), theirs(images)
+    ours.set_weights(theirs.get_weights())
+
+    @tf.function(input_signature=[tf.TensorSpec((None, 7, 7, 3))])  # as in `fit`, the batch is not known beforehand
+    def outputs_and_gradients(images):
+        results = []
+        for layer in (ours, theirs):
+            with tf.GradientTape() as tape:
+                tape.watch(images)
+                outputs = layer(images)
+                loss = tf.reduce_sum(outputs**2)
+            results.append((outputs, *tape.gradient(loss, [images, *(weight.value for weight in layer.weights)])))
+        return results
+
+    for one, other in zip(*outputs_and_gradients(images), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+    operations = [op.type for op in outputs_and_gradients.get_concrete_function().graph.get_operations()]
+    assert operations.count("Conv2D") == 2 + 1
+
+
+def last_word(script, **environment):
+    """Return the last word that a new process prints."""
+    environment = {key: value for key, value in os.environ.items() if key != "TF_NUM_INTRAOP_THREADS"} | environment
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()[-1]
+
+
+def test_on_two_cores_an_operation_has_one():
+    script = "import os; os.cpu_count = lambda: {}; import utils; print(os.environ.get('TF_NUM_INTRAOP_THREADS'))"
+    assert [last_word(script.format(cores)) for cores in (1, 2, 8)] == ["None", "1", "None"]
+    assert last_word(script.format(2), TF_NUM_INTRAOP_THREADS="2") == "2"
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told to")
+def test_a_training_step_has_the_memory_of_the_one_before():
+    script = """
+        import resource
+        import numpy as np, utils, checkpoints, devices, keras
+
+        model = keras.Sequential([keras.Input((32, 32, 3)), keras.layers.Flatten(), keras.layers.Dense(100)])
+        model.compile("sgd", "mse")
+        batches = checkpoints.Batches(np.zeros((8, 32, 32, 3), "uint8"), np.zeros(8, int), 4)
+        model.fit(batches, verbose=0, callbacks=[devices.KeepMemory()])
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        for _ in range(100):
+            np.ones(2**20, "uint8")
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    """
+    assert int(last_word(textwrap.dedent(script))) < 1000  # each time anew, these arrays have 25,600 pages
 
 
 def train_with(optimizer, first, inputs):
