@@ -118,8 +118,7 @@ class Conv2D(keras.layers.Conv2D):
     """
 
     def convolution_op(self, inputs, kernel):
-        plain = self.groups == 1 and self.dilation_rate == (1, 1) and self.data_format == "channels_last"
-        if keras.backend.backend() != "tensorflow" or has_gpu() or not plain:
+        if not _is_plain(self) or self.groups > 1:
             return super().convolution_op(inputs, kernel)
         return _convolve(inputs, keras.ops.cast(kernel, self.compute_dtype), self.strides, self.padding.upper())
 
@@ -136,13 +135,26 @@ def _convolve(images, kernel, strides, padding):
                 return back, _kernel_gradient(images, kernel, upstream)
             return back, tf.raw_ops.Conv2DBackpropFilter(input=images, filter_sizes=tf.shape(kernel), **arguments)
 
-        if os.environ.get("TF_NUM_INTRAOP_THREADS") != "1":
-            return tf.nn.conv2d(images, kernel, strides, padding), gradients
-        n = tf.shape(images)[0]
-        halves = images[: tf.maximum(n // 2, 1)], images[n // 2 :]  # none is empty: of a single image, each has it
-        return tf.concat([tf.nn.conv2d(half, kernel, strides, padding) for half in halves], 0)[:n], gradients
+        return _in_halves(lambda part: tf.nn.conv2d(part, kernel, strides, padding), images), gradients
 
     return convolve(images, kernel)
+
+
+def _is_plain(layer):
+    """Whether a layer is an ordinary convolution that TensorFlow computes on a CPU."""
+    plain = layer.dilation_rate == (1, 1) and layer.data_format == "channels_last"
+    return plain and keras.backend.backend() == "tensorflow" and not has_gpu()
+
+
+def _in_halves(convolution, images):
+    """Apply a function to both halves of a batch, side by side, if an operation has one core; else to the whole."""
+    import tensorflow as tf
+
+    if os.environ.get("TF_NUM_INTRAOP_THREADS") != "1":
+        return convolution(images)
+    n = tf.shape(images)[0]
+    halves = images[: tf.maximum(n // 2, 1)], images[n // 2 :]  # none is empty: of a single image, each has it
+    return tf.concat([convolution(half) for half in halves], 0)[:n]
 
 
 def _products_are_faster(images, kernel, strides, padding):
@@ -160,6 +172,40 @@ def _kernel_gradient(images, kernel, upstream):
     shifted = [padded[:, i : i + height, j : j + width] for i in range(3) for j in range(3)]
     products = [tf.matmul(tf.reshape(part, [-1, channels]), flat, transpose_a=True) for part in shifted]
     return tf.reshape(tf.stack(products), kernel.shape)
+
+
+@keras.saving.register_keras_serializable("cifar100-gan")
+class Conv2DTranspose(keras.layers.Conv2DTranspose):
+    """Keras's layer, in two halves forward like `Conv2D`."""
+
+    def call(self, inputs):
+        if not _is_plain(self) or self.padding != "same" or self.output_padding is not None:
+            return super().call(inputs)
+        outputs = _convolve_transposed(inputs, keras.ops.cast(self.kernel, self.compute_dtype), self.strides)
+        return self.activation(outputs + self.bias if self.use_bias else outputs)
+
+
+def _convolve_transposed(images, kernel, strides):
+    import tensorflow as tf
+
+    arguments = {"strides": (1, *strides, 1), "padding": "SAME"}
+    height, width = (size * stride for size, stride in zip(images.shape[1:3], strides, strict=True))
+
+    def transposed(part):
+        size = (tf.shape(part)[0], height, width, kernel.shape[2])
+        return tf.raw_ops.Conv2DBackpropInput(input_sizes=size, filter=kernel, out_backprop=part, **arguments)
+
+    @tf.custom_gradient
+    def convolve(images, kernel):
+        def gradients(upstream):
+            back = tf.nn.conv2d(upstream, kernel, **arguments)
+            return back, tf.raw_ops.Conv2DBackpropFilter(
+                input=upstream, filter_sizes=tf.shape(kernel), out_backprop=images, **arguments
+            )
+
+        return _in_halves(transposed, images), gradients
+
+    return convolve(images, kernel)
 
 
 @keras.saving.register_keras_serializable("cifar100-gan")

@@ -29,7 +29,18 @@ import seaborn
 from PIL import Image
 
 from cifar100 import DATASETS, ROOT, DataError, load, part  # noqa: F401
-from devices import PRECISIONS, Adam, BatchNormalization, Conv2D, device, has_gpu, is_chief, set_precision, strategy  # noqa: F401
+from devices import (  # noqa: F401
+    PRECISIONS,
+    Adam,
+    BatchNormalization,
+    Conv2D,
+    Conv2DTranspose,
+    device,
+    has_gpu,
+    is_chief,
+    set_precision,
+    strategy,
+)  # fmt: skip
 
 logging.getLogger("tensorflow").setLevel("ERROR")  # it takes each model a notebook builds for a mistake
 
