@@ -9,9 +9,9 @@ long: .venv/run  ## a wider GAN for longer, recorded as gan_long: about an hour
 	$(BIN)/python -m notebooks.run $(if $(DATASET),--dataset $(DATASET)) --only gan_synthetic_images \
 		-p RUN gan_long -p CHANNELS 24 -p EPOCHS 18 -p EMA_MOMENTUM 0.999 $(ARGS)
 
-wide: .venv/run  ## VGG-16 with twice the channels and more epochs, recorded as vgg16_wide: under half an hour each way
+wide: .venv/run  ## VGG-16 with twice the channels and epochs, recorded as vgg16_wide: a quarter of an hour or more each way
 	$(BIN)/python -m notebooks.run $(if $(DATASET),--dataset $(DATASET)) --only vgg16_with_gan \
-		-p RUN vgg16_wide -p WIDTH 0.5 -p EPOCHS 16 $(ARGS)
+		-p RUN vgg16_wide -p WIDTH 0.5 -p EPOCHS 24 $(ARGS)
 
 pairs: .venv/run  ## notebook 2's question with two more seeds: how far chance goes
 	for seed in 1 2; do \
