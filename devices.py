@@ -179,7 +179,8 @@ class Conv2DTranspose(keras.layers.Conv2DTranspose):
     """Keras's layer, in two halves forward like `Conv2D`."""
 
     def call(self, inputs):
-        if not _is_plain(self) or self.padding != "same" or self.output_padding is not None:
+        plain = _is_plain(self) and self.padding == "same" and self.output_padding is None
+        if not plain or None in inputs.shape[1:3]:
             return super().call(inputs)
         outputs = _convolve_transposed(inputs, keras.ops.cast(self.kernel, self.compute_dtype), self.strides)
         return self.activation(outputs + self.bias if self.use_bias else outputs)

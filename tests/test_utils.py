@@ -183,6 +183,13 @@ def test_a_convolution_in_halves_is_keras_s(monkeypatch, n, size, strides, paddi
         assert operations.count(forward) == 2 + 1
 
 
+@pytest.mark.parametrize("layer", ["Conv2D", "Conv2DTranspose"])
+def test_a_convolution_takes_images_of_any_size(layer):
+    images = keras.Input((None, None, 3))
+    model = keras.Model(images, getattr(utils, layer)(4, 3, 2, padding="same")(images))
+    assert model.predict(np.zeros((2, 6, 8, 3)), verbose=0).shape == ((2, 3, 4, 4) if layer == "Conv2D" else (2, 12, 16, 4))
+
+
 def last_word(script, **environment):
     """Return the last word that a new process prints."""
     environment = {key: value for key, value in os.environ.items() if key != "TF_NUM_INTRAOP_THREADS"} | environment
