@@ -40,7 +40,7 @@ from devices import (  # noqa: F401
     is_chief,
     set_precision,
     strategy,
-)  # fmt: skip
+)
 
 logging.getLogger("tensorflow").setLevel("ERROR")  # it takes each model a notebook builds for a mistake
 

@@ -135,6 +135,11 @@ def test_rows_measured_otherwise_are_not_kept(tmp_path, other):
     assert bench.earlier(tmp_path / "bench.json", **asked | other) == (0.0, {})
 
 
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_convolutions_of_any_batch_have_a_rate(batch_size):
+    assert bench.convolution_rate(batch_size) > 0
+
+
 def test_minutes_to_an_accuracy():
     record = {"seconds": 600.0, "history": {"val_accuracy": [0.2, 0.5, 0.4, 0.7]}}
     assert bench.minutes_to(0.45, record) == 5.0
