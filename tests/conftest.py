@@ -14,27 +14,25 @@ sys.path.insert(0, str(ROOT))
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.pop("CIFAR100_DIR", None)
 
-import cifar100
-import utils  # before any test imports Keras, as in the notebooks: it sets TensorFlow's CPU switches
+import core  # before any test imports Keras, as in the notebooks: it prepares TensorFlow
 
 
 @pytest.fixture
 def project(tmp_path, monkeypatch):
     """A project root of its own, with an empty home: nothing is found there and nothing leaves it."""
-    for module in (cifar100, utils):
-        monkeypatch.setattr(module, "ROOT", tmp_path)
-    monkeypatch.setattr(utils, "SYNTHETIC", tmp_path / "synthetic_images")
+    monkeypatch.setattr(core, "ROOT", tmp_path)
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
     return tmp_path
 
 
 @pytest.fixture(scope="session")
 def copy(tmp_path_factory):
-    """A copy of the modules and notebooks, where notebooks can be run for real."""
+    """A copy of the project as git has it, where notebooks can be run for real."""
     folder = tmp_path_factory.mktemp("project")
-    for path in ROOT.glob("*.py"):
-        shutil.copy(path, folder)
-    shutil.copytree(ROOT / "notebooks", folder / "notebooks", ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
+    for name in ("utils.py", "recipes.toml", "README.md", ".gitignore"):
+        shutil.copy(ROOT / name, folder)
+    for name in ("core", "tools", "notebooks", "results"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns(".ipynb_checkpoints", "__pycache__"))
     return folder
 
 

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from conftest import pickled, split_content
 
-import cifar100
 import utils
+from core import cifar100
+from core.cifar100 import DataError
+from core.digests import digest
 
 
 def md5(path):
@@ -52,7 +54,7 @@ def test_environment_variable_comes_first(project, members, monkeypatch):
     monkeypatch.setenv("CIFAR100_DIR", str(elsewhere))
     assert cifar100.find_cifar100() == elsewhere
     os.remove(elsewhere / "test")
-    with pytest.raises(utils.DataError, match="missing.*test"):
+    with pytest.raises(DataError, match="missing.*test"):
         cifar100.find_cifar100()
 
 
@@ -82,7 +84,7 @@ def test_altered_files_are_refused_and_left_alone(project, members, where):
         "longer": whole + b"x",
     }[where]
     path.write_bytes(altered)
-    with pytest.raises(utils.DataError, match=f"(?s)train.*{hashlib.md5(whole).hexdigest()}.*{md5(path)}"):
+    with pytest.raises(DataError, match=f"(?s)train.*{hashlib.md5(whole).hexdigest()}.*{md5(path)}"):
         utils.load("cifar100")
     assert path.read_bytes() == altered
 
@@ -98,7 +100,7 @@ class Malicious:
 def test_a_pickle_that_runs_code_is_refused(tmp_path):
     path = tmp_path / "train"
     path.write_bytes(pickle.dumps({b"data": Malicious(tmp_path / "harm")}, protocol=4))
-    with pytest.raises(utils.DataError, match="mkdir is not allowed"):
+    with pytest.raises(DataError, match="mkdir is not allowed"):
         cifar100.read_member(path, md5(path))
     assert not (tmp_path / "harm").exists()
 
@@ -117,27 +119,27 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path):
     ],
 )
 def test_wrong_content_is_refused(key, value, message):
-    with pytest.raises(utils.DataError, match=f"(?s)some/train.*{message}"):
+    with pytest.raises(DataError, match=f"(?s)some/train.*{message}"):
         cifar100.image_arrays(split_content() | {key: value}, 200, "some/train")
 
 
 def test_missing_content_and_other_pickles_are_refused(tmp_path):
-    with pytest.raises(utils.DataError, match="coarse_labels"):
+    with pytest.raises(DataError, match="coarse_labels"):
         cifar100.image_arrays({b"data": np.zeros((2, 3072), np.uint8), b"fine_labels": [0, 1]}, 2, "train")
     path = tmp_path / "train"
     path.write_bytes(pickled([1, 2]))
-    with pytest.raises(utils.DataError, match="expected a dictionary, found list"):
+    with pytest.raises(DataError, match="expected a dictionary, found list"):
         cifar100.read_member(path, md5(path))
 
 
 def test_unknown_dataset():
-    with pytest.raises(utils.DataError, match="expected one of cifar100, shapes100"):
+    with pytest.raises(DataError, match="expected one of cifar100, shapes100"):
         utils.load("cifar10")
 
 
 def test_stand_in_is_the_same_every_time_and_has_the_structure():
     data, again = utils.load("shapes100"), utils.load("shapes100")
-    assert utils.digest(data.x_train, data.y_train, data.x_test) == utils.digest(again.x_train, again.y_train, again.x_test)
+    assert digest(data.x_train, data.y_train, data.x_test) == digest(again.x_train, again.y_train, again.x_test)
     assert data.x_train.shape == (5000, 32, 32, 3)
     assert data.x_test.shape == (1000, 32, 32, 3)
     assert data.x_train.dtype == np.uint8
@@ -177,11 +179,10 @@ def test_a_smaller_fraction_is_a_part_of_the_larger_with_the_same_validation():
     np.testing.assert_array_equal(validation, same)
 
 
-def test_scaling_there_and_back():
+def test_what_the_generator_draws_becomes_bytes():
     levels = np.arange(256, dtype=np.uint8)
-    assert utils.to_unit(levels).min() == -1
-    assert utils.to_unit(levels).max() == 1
-    np.testing.assert_array_equal(utils.to_bytes(utils.to_unit(levels)), levels)
+    np.testing.assert_array_equal(utils.to_bytes(levels / 127.5 - 1), levels)
+    assert utils.to_bytes([-2.0, -1.0, 0.0, 1.0, 2.0]).tolist() == [0, 0, 128, 255, 255]
 
 
 def test_channel_statistics_are_numpy_s():

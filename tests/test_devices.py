@@ -1,66 +1,110 @@
-"""One training on several devices: two logical ones in a process, two worker processes on loopback."""
+"""Precision; and one training on several devices: two logical ones in a process, two worker processes on loopback."""
 
 import functools
 import hashlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import textwrap
 import time
+from concurrent.futures import ThreadPoolExecutor
 from unittest import mock
 
 import keras
 import numpy as np
 import pytest
 from conftest import ROOT
+from test_checkpoints import tiny_batches, tiny_model, train
+from test_gan import tiny_gan
 from test_notebooks import PART, TINY, run_notebooks
-from test_training import tiny_batches, tiny_gan, tiny_model, train
 
-import checkpoints
-import devices
-import utils
-from notebooks import cells
+from core import checkpoints, devices, fast, records, synthetic
+from tools import cells
 
 STEPS = 20
 
 
 def loss_curves():
     """Train notebook 3's network (batch norm synchronised, and without) and notebook 1's GAN; return the loss of each step."""
-    normalization = functools.partial(utils.BatchNormalization, synchronized=True)
+    synchronised = functools.partial(fast.BatchNormalization, synchronized=True)
+    none = functools.partial(keras.layers.Identity)
     return {
-        "synchronised batch norm": loss_curve(resnet, normalization),
-        "no batch norm": loss_curve(resnet, lambda **_: keras.layers.Identity()),
-        "GAN": loss_curve(gan, normalization, noise=4),
+        "synchronised batch norm": loss_curve(resnet, synchronised),
+        "no batch norm": loss_curve(resnet, lambda **_: none()),
+        "GAN": loss_curve(gan, synchronised, noise=4),
+        "GAN with all its terms": loss_curve(whole_gan, lambda **_: none(), noise=4, steps=1),
     }
 
 
 def resnet():
-    model = cells.define("resnet_baseline", "def build_resnet", DEPTH=8, CHANNELS=4)["build_resnet"]()
-    model.compile(utils.Adam(1e-3, weight_decay=0.004), "categorical_crossentropy")
+    model = cells.define("resnet_baseline", mean=np.full(3, 120.0), variance=np.full(3, 4000.0))["build_resnet"](8, 4)
+    model.compile(fast.Adam(1e-3, weight_decay=0.004), "categorical_crossentropy")
     return model
 
 
-def gan():
-    replicas = devices.strategy().num_replicas_in_sync
-    own = {"AUGMENT": False, "CONSISTENCY": 0.0, "MATCHING": 0.0, "SPREAD": 0.0}  # noise and moments are each device's own
-    smooth = functools.partial(utils.Adam, epsilon=1e-3)  # else rounding turns whole steps round, where a gradient is about 0
-    with mock.patch.object(utils, "Adam", smooth):
-        return tiny_gan(rate=4e-4, replicas=replicas, **own)
+def gan(**choices):
+    """Notebook 1's GAN with consistency and the teacher's cross-entropy. All copies move alike: chance is each device's own."""
+    choices = {"AUGMENT": False, "CONSISTENCY": 10.0, "MATCHING": 0.0, "SPREAD": 0.0} | choices
+    alike = {"shift_and_flip": lambda images, seed: keras.ops.flip(keras.ops.roll(images, 3, axis=1), axis=2)}
+    smooth = functools.partial(fast.Adam, epsilon=1e-3)  # else rounding turns whole steps round, where a gradient is about 0
+    with mock.patch.object(fast, "Adam", smooth):
+        return tiny_gan(rate=4e-4, replicas=devices.strategy().num_replicas_in_sync, after=alike, **choices)
 
 
-def loss_curve(build, normalization, noise=0):
-    losses, layer = [], utils.BatchNormalization
+def whole_gan():
+    """The same with matching and spread: running moments, which are each device's own, so that one step can be foretold."""
+    means = np.zeros((100, 32), "float32")
+    return gan(MATCHING=0.5, SPREAD=0.5, step=18.0, feature_scale=0.3, real_means=means)
+
+
+class Halves(keras.utils.PyDataset):
+    """The batches, the first halves of the devices' shares first: of these the discriminator sees copies, on any number."""
+
+    def __init__(self, batches, devices_):
+        super().__init__()
+        self.batches, self.devices = batches, devices_
+
+    def __len__(self):
+        return len(self.batches)
+
+    def __getitem__(self, step):
+        order = np.arange(self.batches.batch_size).reshape(2, 2, -1)  # device or half, half or device, images
+        order = order.transpose(1, 0, 2).ravel() if self.devices == 1 else order.ravel()
+        (images, noise), labels = self.batches[step]
+        return (images[order], noise[order]), labels[order]
+
+
+def loss_curve(build, normalization, noise=0, steps=STEPS):
+    losses, layer = [], fast.BatchNormalization
     tell = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: losses.append(float(logs["loss"])))
     keras.utils.set_random_seed(0)
-    utils.BatchNormalization = normalization
+    fast.BatchNormalization = normalization
     with devices.strategy().scope():
         model = build()
-    utils.BatchNormalization = layer
-    model.fit(tiny_batches(classes=100, noise=noise, steps=STEPS), shuffle=False, verbose=0, callbacks=[tell])
+    fast.BatchNormalization = layer
+    batches = tiny_batches(classes=100, noise=noise, steps=steps)
+    batches = Halves(batches, devices.strategy().num_replicas_in_sync) if noise else batches
+    model.fit(batches, shuffle=False, verbose=0, callbacks=[tell])
     return losses
+
+
+def foretold():
+    """The first loss of the GAN with all its terms on two devices: the mean of what each half of the batch gives alone."""
+    losses = []
+    for half in range(2):
+        batches, layer = Halves(tiny_batches(classes=100, noise=4, steps=1), 2), fast.BatchNormalization
+        (images, noise), labels = batches[0]
+        part = slice(16 * half, 16 * half + 16)
+        keras.utils.set_random_seed(0)
+        fast.BatchNormalization = lambda **_: keras.layers.Identity()
+        model = whole_gan()
+        fast.BatchNormalization = layer
+        losses.append(model.train_on_batch((images[part], noise[part]), labels[part], return_dict=True)["loss"])
+    return float(np.mean(losses))
 
 
 def two_logical_devices():
@@ -86,7 +130,7 @@ def train_together(folder, epochs=6):
 
 def start(script, configuration=None):
     """Start a Python process that has this module's functions, `configuration` being its TF_CONFIG."""
-    script = f"import sys\nsys.path[:0] = [{str(ROOT)!r}, {str(ROOT / 'tests')!r}]\nimport json, test_devices\n" + script
+    script = f"import sys\nsys.path[:0] = [{str(ROOT)!r}, {str(ROOT / 'tests')!r}]\nimport json, core, test_devices\n" + script
     environment = os.environ | ({"TF_CONFIG": json.dumps(configuration)} if configuration else {})
     return subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(script)],
@@ -136,6 +180,14 @@ def test_the_loss_is_that_of_one_device(curves, where, network):
     np.testing.assert_allclose(curves[where][network], expected, atol=1e-3)
 
 
+@pytest.mark.parametrize("where", ["two devices", "first worker", "second worker"])
+def test_the_gan_s_whole_loss_is_the_mean_of_what_its_devices_see(curves, where):
+    """Consistency, matching and spread at once; one device alone, which sees all images together, has another loss."""
+    name, expected = "GAN with all its terms", foretold()
+    assert curves[where][name] == pytest.approx([expected], abs=1e-3)
+    assert abs(curves["one"][name][0] - expected) > 0.01
+
+
 def test_a_killed_worker_ends_the_others_and_a_restart_goes_on(tmp_path):
     def workers(folder):
         script = f"test_devices.train_together({str(tmp_path / folder)!r})"
@@ -154,44 +206,66 @@ def test_a_killed_worker_ends_the_others_and_a_restart_goes_on(tmp_path):
     assert chief.returncode == 1
     assert "WorkerLostError: another worker was lost during the training in" in errors
     assert "Start all workers again" in errors
-    saved = max((tmp_path / "disturbed").glob("*.npz")).name
+    saved = max((tmp_path / "disturbed").glob("*/*.npz")).name
     assert saved[:5] in {"00002", "00003"}
 
     again = workers("disturbed")
     assert ends(*again) == expected
 
 
-def test_only_the_chief_writes(tmp_path):
-    """Notebook 2 on two workers of one folder: one record, one set of figures and checkpoints."""
-    from concurrent.futures import ThreadPoolExecutor
-    from shutil import copytree, ignore_patterns
-
-    copytree(ROOT, tmp_path / "p", ignore=ignore_patterns(".*", "synthetic_images", "results", "tests", "docs"))
-    parameters = TINY | {"SYNTHETIC_PER_CLASS": 0, "RUN": "vgg16_two"}
-    run = functools.partial(run_notebooks, tmp_path / "p", parameters, only="vgg16_with_gan")
+def test_only_the_chief_writes(copy, tmp_path):
+    """The three notebooks on two workers of one folder: one set of records, figures, images and checkpoints."""
+    folder = shutil.copytree(copy, tmp_path / "p", ignore=shutil.ignore_patterns("runs", "synthetic_images"))
+    run = functools.partial(run_notebooks, folder, TINY)
     with ThreadPoolExecutor() as threads:
         done = list(threads.map(lambda each: run(environment={"TF_CONFIG": json.dumps(each)}), configurations()))
     assert [each.returncode for each in done] == [0, 0], done[0].stdout[-2000:] + done[1].stdout[-2000:]
-    results = tmp_path / "p" / "results" / PART
-    files = {str(path.relative_to(results)) for path in results.rglob("*") if path.is_file()}
-    copies = {"notebooks/vgg16_two.ipynb", "notebooks/vgg16_two-worker1.ipynb"}
-    figures = {f"vgg16_two_{name}.png" for name in ("curves", "confusion", "classes")}
-    saved = {f"checkpoints/vgg16_two/{name}" for name in ("00001-0000000.npz", "00002-0000000.npz", "lock")}
-    assert files == copies | figures | saved | {"vgg16_two.json", "vgg16_two.keras"}
-    record = json.loads((results / "vgg16_two.json").read_text())
-    assert record["replicas"] == 2
-    assert record["steps"] == 2 * 8  # batches of 2 x 64: half as many
+    results = folder / "runs" / PART
+    assert {path.stem for path in (results / "notebooks").iterdir()} == {
+        f"{name}{worker}" for name in cells.NOTEBOOKS for worker in ("", "-worker1")
+    }
+    made = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in results.glob("*.json")}
+    assert set(made) == {"gan", "vgg16", "vgg16_gan", "resnet"}
+    for record in made.values():
+        assert record["replicas"] == 2
+        assert record["steps"] == 2 * 8  # batches of 2 x 64: half as many
+    assert len(list(results.glob("*.png"))) == 10
+    assert len(list((folder / "synthetic_images" / "runs" / PART).rglob("*.png"))) == 1000
+    for name in ("gan/gan", "gan/judge", "vgg16", "resnet"):
+        assert len(list((results / "checkpoints" / name).glob("*/*.npz"))) in (1, 2)
 
 
 def test_workers_that_are_not_the_chief_have_a_folder_of_their_own(project, monkeypatch):
     monkeypatch.setenv("TF_CONFIG", json.dumps(configurations()[1]))
     assert not devices.is_chief()
     assert devices.is_multi_worker()
-    folder = utils.results_folder("shapes100")
+    folder = records.run_folder("shapes100")
     assert not folder.is_relative_to(project)
-    utils.save_synthetic(project / "images", np.zeros((1, 32, 32, 3), np.uint8), np.zeros(1, int), ["apple"], {})
+    synthetic.save(project / "images", np.zeros((1, 32, 32, 3), np.uint8), np.zeros(1, int), ["apple"], {})
     checkpoints.claim(project / "checkpoints")
     assert not any(project.iterdir())
+
+
+def test_precision_is_chosen_by_the_clock(monkeypatch):
+    for seconds, expected in (
+        ({"float32": 1.0, "bfloat16": 0.5}, "mixed_bfloat16"),
+        ({"float32": 1.0, "bfloat16": 0.9}, "float32"),
+    ):
+        monkeypatch.setattr(devices, "_convolution_seconds", seconds.get)
+        assert devices.set_precision("auto") == expected
+        assert keras.config.dtype_policy().name == expected
+    assert devices.set_precision("float32") == "float32"
+
+
+def test_precision_is_the_same_while_something_else_runs(monkeypatch):
+    calls = iter(range(100))
+
+    def busy_at_times(dtype):
+        return {"float32": 1.0, "bfloat16": 0.5}[dtype] * (4 if next(calls) in (1, 2, 3, 6, 7) else 1)
+
+    monkeypatch.setattr(devices, "_convolution_seconds", busy_at_times)
+    assert devices.set_precision("auto") == "mixed_bfloat16"
+    assert devices.set_precision("float32") == "float32"
 
 
 def test_precision_is_not_timed_where_machines_must_agree(monkeypatch, policy):

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-import cifar100
+from core import cifar100
 
 
 def archive(extra=()):

@@ -19,8 +19,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-import cifar100
-import utils
+from core import cifar100, synthetic
+from core.cifar100 import DataError
 
 CASES = settings(
     max_examples=int(os.environ.get("CASES", "40")),
@@ -73,7 +73,7 @@ def test_a_damaged_dataset_file_is_refused_by_name(whole, changes):
         path.write_bytes(data)
         try:
             content = cifar100.read_member(path, hashlib.md5(whole).hexdigest())
-        except utils.DataError as error:
+        except DataError as error:
             assert str(path) in str(error)
             assert data != whole
         else:
@@ -92,7 +92,7 @@ contents = st.dictionaries(st.sampled_from([b"data", b"fine_labels", b"coarse_la
 @given(content=contents)
 def test_made_up_content_is_refused_by_name(content):
     """What a pickle with the right hash could hold at worst."""
-    with pytest.raises(utils.DataError, match="some/train"):
+    with pytest.raises(DataError, match="some/train"):
         cifar100.image_arrays(split_content(20) | {b"data": None} | content, 20, "some/train")
 
 
@@ -104,8 +104,8 @@ def test_a_damaged_image_is_read_or_refused_by_name(image, changes, suffix):
         path.parent.mkdir()
         path.write_bytes(damaged(image, changes))
         try:
-            images, labels, _ = utils.load_synthetic(folder, NAMES)
-        except utils.DataError as error:
+            images, labels, _ = synthetic.load(folder, NAMES)
+        except DataError as error:
             assert path.name in str(error)
         else:
             assert images.shape == (1, 32, 32, 3)
@@ -124,10 +124,10 @@ def test_an_odd_folder_is_refused_by_name(name):
         except OSError:
             return  # the file system has it no more than we do
         if name.startswith(".") or name in NAMES:
-            assert len(utils.load_synthetic(folder, NAMES)[0]) == 1
+            assert len(synthetic.load(folder, NAMES)[0]) == 1
         else:
-            with pytest.raises(utils.DataError) as error:
-                utils.load_synthetic(folder, NAMES)
+            with pytest.raises(DataError) as error:
+                synthetic.load(folder, NAMES)
             assert name in str(error.value)
 
 
@@ -137,8 +137,8 @@ def test_any_manifest_is_read_or_refused_by_name(text):
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "manifest.json").write_bytes(text if isinstance(text, bytes) else text.encode())
         try:
-            assert isinstance(utils.read_manifest(folder), dict)
-        except utils.DataError as error:
+            assert isinstance(synthetic.read_manifest(folder), dict)
+        except DataError as error:
             assert "manifest.json" in str(error)
 
 

@@ -3,8 +3,9 @@
 import keras
 import numpy as np
 import pytest
+import scipy.stats
 
-import measures
+from core import measures
 
 
 class Constant:
@@ -124,25 +125,12 @@ def test_memorised_share_of_new_and_copied_images():
     assert measures.memorised_share(measures.nearest(half_copied, training)[0], real) == pytest.approx(0.5, abs=0.02)
 
 
-def training(seed, accuracy, run="vgg16", images=None, **others):
-    parameters = {"SEED": seed, "RUN": run, "RESUME": True, "WIDTH": 0.25} | others
-    return {"seed": seed, "test_accuracy": accuracy, "parameters": parameters, "synthetic_digest": images}
-
-
-def test_pairs_are_alike_but_for_seed_and_name():
-    records = {"resnet": training(0, 0.4), "gan": {"seed": 0, "parameters": {}}, "vgg16": training(0, 0.50)}
-    records |= {"vgg16_gan": training(0, 0.51, images="a"), "vgg16_seed1": training(1, 0.52, "vgg16_seed1")}
-    records |= {"vgg16_seed1_gan": training(1, 0.55, "vgg16_seed1", "a"), "vgg16_alone_gan": training(2, 0.9, images="a")}
-    for name, others in {"wide": {"WIDTH": 0.5}, "other": {"images": "b"}}.items():
-        records[f"vgg16_{name}"] = training(3, 0.6, name)
-        records[f"vgg16_{name}_gan"] = training(3, 0.7, name, **{"images": "a"} | others)
-    assert measures.gan_pairs(records, "vgg16_gan") == ([0, 1], {"with GAN images": [0.51, 0.55], "without": [0.50, 0.52]})
-    assert measures.gan_pairs(records, "vgg16_wide_gan")[0] == [3]
-
-
-def test_pairs_table_counts_in_percentage_points():
-    text = measures.pairs_table([0, 1], {"one": [0.31, 0.33], "other": [0.30, 0.30]})
-    assert "| seed | one | other | difference |" in text
-    assert "| 1 | 33.00 % | 30.00 % | +3.00 |" in text
-    assert "Mean difference +2.00 percentage points, standard error 1.00." in text
-    assert "standard error" not in measures.pairs_table([0], {"one": [0.31], "other": [0.30]})
+def test_the_interval_of_a_mean_is_student_s():
+    """Closed cases: two values, whose quantile is 12.706; and scipy's own interval."""
+    mean, half = measures.mean_and_interval([1.0, 3.0])
+    assert mean == 2.0
+    assert half == pytest.approx(12.706, abs=1e-3)  # the standard error is 1
+    values = np.random.default_rng(0).normal(size=7)
+    low, high = scipy.stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    mean, half = measures.mean_and_interval(values)
+    assert (mean - half, mean + half) == pytest.approx((low, high))

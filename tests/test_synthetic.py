@@ -7,6 +7,9 @@ import pytest
 from PIL import Image
 
 import utils
+from core import synthetic
+from core.cifar100 import DataError
+from core.digests import digest
 
 NAMES = [f"class {i}" for i in range(100)]
 
@@ -19,18 +22,18 @@ def drawn():
 
 def test_save_then_load_is_the_identity(tmp_path, drawn):
     images, labels = drawn
-    utils.save_synthetic(tmp_path / "set", images, labels, NAMES, {"seed": 7})
-    loaded, loaded_labels, manifest = utils.load_synthetic(tmp_path / "set", NAMES)
+    synthetic.save(tmp_path / "set", images, labels, NAMES, {"seed": 7})
+    loaded, loaded_labels, manifest = synthetic.load(tmp_path / "set", NAMES)
     np.testing.assert_array_equal(loaded, images)
     np.testing.assert_array_equal(loaded_labels, labels)
-    assert manifest == {"seed": 7, "images": 300, "images_sha256": utils.digest(loaded, loaded_labels)}
+    assert manifest == {"seed": 7, "images": 300, "images_sha256": digest(loaded, loaded_labels)}
 
 
 def test_saving_replaces_an_earlier_set(tmp_path, drawn):
     images, labels = drawn
-    utils.save_synthetic(tmp_path / "set", images, labels, NAMES, {})
-    utils.save_synthetic(tmp_path / "set", images[:1], labels[:1], NAMES, {})
-    assert len(utils.load_synthetic(tmp_path / "set", NAMES)[0]) == 1
+    synthetic.save(tmp_path / "set", images, labels, NAMES, {})
+    synthetic.save(tmp_path / "set", images[:1], labels[:1], NAMES, {})
+    assert len(synthetic.load(tmp_path / "set", NAMES)[0]) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["set"]
 
 
@@ -44,7 +47,7 @@ def test_other_sizes_and_modes_are_made_right(tmp_path, capsys):
     red.resize((32, 32)).quantize(4).save(folder / "d.gif", save_all=True, append_images=[red.resize((32, 32))])
     red.resize((32, 32)).convert("CMYK").save(folder / "e.tiff")
     Image.fromarray(np.full((32, 32), 128 * 257, np.uint16)).save(folder / "f.png")
-    images, labels, manifest = utils.load_synthetic(tmp_path / "set", NAMES)
+    images, labels, manifest = synthetic.load(tmp_path / "set", NAMES)
     assert images.shape == (6, 32, 32, 3)
     assert labels.tolist() == [3] * 6
     assert manifest == {}
@@ -63,7 +66,8 @@ def test_other_sizes_and_modes_are_made_right(tmp_path, capsys):
 def test_everything_wrong_is_named_at_once(tmp_path, drawn):
     images, labels = drawn
     folder = tmp_path / "set"
-    utils.save_synthetic(folder, images, labels, NAMES, {})
+    synthetic.save(folder, images, labels, NAMES, {})
+    (folder / "manifest.json").unlink()  # images of one's own need none
     (folder / "no such class").mkdir()
     (folder / NAMES[0] / "empty.png").write_bytes(b"")
     (folder / NAMES[1] / "text.png").write_text("not an image")
@@ -71,8 +75,8 @@ def test_everything_wrong_is_named_at_once(tmp_path, drawn):
     (tmp_path / "outside.png").write_bytes((folder / NAMES[2] / "0000.png").read_bytes())
     (folder / NAMES[3] / "link.png").symlink_to(tmp_path / "outside.png")
     Image.new("1", (5000, 5000)).save(folder / NAMES[4] / "bomb.png")
-    with pytest.raises(utils.DataError) as error:
-        utils.load_synthetic(folder, NAMES)
+    with pytest.raises(DataError) as error:
+        synthetic.load(folder, NAMES)
     for part in (
         "6 unusable",
         "no such class",
@@ -88,32 +92,32 @@ def test_everything_wrong_is_named_at_once(tmp_path, drawn):
 
 
 def test_no_folder_and_a_broken_manifest(tmp_path, drawn):
-    with pytest.raises(utils.DataError, match="Run gan_synthetic_images"):
-        utils.load_synthetic(tmp_path / "none", NAMES)
+    with pytest.raises(DataError, match="Run gan_synthetic_images"):
+        synthetic.load(tmp_path / "none", NAMES)
     images, labels = drawn
-    utils.save_synthetic(tmp_path / "set", images, labels, NAMES, {})
+    synthetic.save(tmp_path / "set", images, labels, NAMES, {})
     for text in ('{"seed": 1', "[1]"):
         (tmp_path / "set" / "manifest.json").write_text(text)
-        with pytest.raises(utils.DataError, match=r"manifest\.json: expected"):
-            utils.load_synthetic(tmp_path / "set", NAMES)
+        with pytest.raises(DataError, match=r"manifest\.json: expected"):
+            synthetic.load(tmp_path / "set", NAMES)
 
 
 def test_a_manifest_of_another_run_is_refused():
     manifest = {"dataset": "cifar100", "seed": 0, "train_digest": "abc"}
-    utils.check_manifest(manifest, dataset="cifar100", train_digest="abc")
-    utils.check_manifest({}, dataset="cifar100")  # images of your own need no manifest
-    with pytest.raises(utils.DataError, match="dataset: 'cifar100', expected 'shapes100'; train_digest: 'abc', expected 'x'"):
-        utils.check_manifest(manifest, dataset="shapes100", seed=0, train_digest="x")
+    synthetic.check_manifest(manifest, dataset="cifar100", train_digest="abc")
+    synthetic.check_manifest({}, dataset="cifar100")  # images of your own need no manifest
+    with pytest.raises(DataError, match="dataset: 'cifar100', expected 'shapes100'; train_digest: 'abc', expected 'x'"):
+        synthetic.check_manifest(manifest, dataset="shapes100", seed=0, train_digest="x")
 
 
 def test_planted_labels_survive_save_load_and_merge(tmp_path):
     """Each image carries its label in its pixels: real ones 0 in the blue channel, synthetic ones 255."""
     labels = np.random.default_rng(0).permutation(np.repeat(np.arange(100), 4))
-    real, synthetic = np.zeros((2, 400, 32, 32, 3), np.uint8)
-    real[..., 0] = synthetic[..., 0] = labels[:, None, None]
-    synthetic[..., 2] = 255
-    utils.save_synthetic(tmp_path / "set", synthetic, labels, NAMES, {})
-    images, own_labels, _ = utils.load_synthetic(tmp_path / "set", NAMES)
+    real, drawn = np.zeros((2, 400, 32, 32, 3), np.uint8)
+    real[..., 0] = drawn[..., 0] = labels[:, None, None]
+    drawn[..., 2] = 255
+    synthetic.save(tmp_path / "set", drawn, labels, NAMES, {})
+    images, own_labels, _ = synthetic.load(tmp_path / "set", NAMES)
     merged, merged_labels = utils.merge(real, labels, images, own_labels, per_class=3, seed=5)
     np.testing.assert_array_equal(merged[:, 0, 0, 0], merged_labels)
     is_synthetic = merged[:, 0, 0, 2] == 255
@@ -126,13 +130,43 @@ def test_planted_labels_survive_save_load_and_merge(tmp_path):
 
 def test_more_images_than_there_are_is_refused(drawn):
     images, labels = drawn
-    with pytest.raises(utils.DataError, match="synthetic_per_class = 4: a class has only 3"):
+    with pytest.raises(DataError, match="synthetic_per_class = 4: a class has only 3"):
         utils.merge(images, labels, images, labels, per_class=4)
 
 
 def test_manifest_is_json_without_nan(tmp_path, drawn):
     images, labels = drawn
     with pytest.raises(ValueError, match="JSON"):
-        utils.save_synthetic(tmp_path / "set", images, labels, NAMES, {"score": float("nan")})
-    utils.save_synthetic(tmp_path / "set", images, labels, NAMES, {"score": 0.5})
+        synthetic.save(tmp_path / "set", images, labels, NAMES, {"score": float("nan")})
+    synthetic.save(tmp_path / "set", images, labels, NAMES, {"score": 0.5})
     assert json.loads((tmp_path / "set" / "manifest.json").read_text())["score"] == 0.5
+
+
+def test_images_that_are_not_their_manifest_s_are_refused(tmp_path, drawn):
+    """One pixel of one image is another, or one image is missing."""
+    images, labels = drawn
+    folder = tmp_path / "set"
+    for change in ("pixel", "missing"):
+        synthetic.save(folder, images, labels, NAMES, {})
+        path = folder / NAMES[5] / "0001.png"
+        if change == "pixel":
+            pixels = np.array(Image.open(path))
+            pixels[3, 4, 1] ^= 1
+            Image.fromarray(pixels).save(path)
+        else:
+            path.unlink()
+        with pytest.raises(DataError, match="not the images that its manifest.json names.*remove manifest.json"):
+            synthetic.load(folder, NAMES)
+        (folder / "manifest.json").unlink()
+        assert len(synthetic.load(folder, NAMES)[0]) == 300 - (change == "missing")
+
+
+def test_a_run_s_own_images_come_before_the_published_ones_unless_asked_otherwise(project):
+    published, own = project / "synthetic_images" / "cifar100", project / "synthetic_images" / "runs" / "cifar100"
+    assert synthetic.choose("cifar100") == (published, "the published ones")
+    own.mkdir(parents=True)
+    assert synthetic.choose("cifar100")[0] == own
+    assert "your own" in synthetic.choose("cifar100")[1]
+    assert synthetic.choose("cifar100", "published")[0] == published
+    own.rmdir()
+    assert synthetic.choose("cifar100", "own")[0] == own  # and loading it says that there are none

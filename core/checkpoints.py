@@ -1,4 +1,4 @@
-"""Training that can be interrupted: batches that depend on (seed, epoch, step) alone, and `fit` with checkpoints."""
+"""`fit` that survives interruptions, and takes up a training again only if all that defines it is the same."""
 
 import contextlib
 import json
@@ -12,7 +12,7 @@ import filelock
 import keras
 import numpy as np
 
-import devices
+from core import definition, devices, fast
 
 KEPT = 2  # newest checkpoints, so that a torn one has a predecessor
 EARLY_STOPPING = ("wait", "stopped_epoch", "best", "best_epoch")
@@ -31,102 +31,39 @@ class DivergedError(RuntimeError):
     """A loss that is not a finite number; the message names epoch, step and every loss."""
 
 
-class Batches(keras.utils.PyDataset):
-    """Shuffled batches of `uint8` images and one-hot labels, cropped and flipped at random.
-
-    The order depends on (seed, epoch) alone and the augmentation on (seed, epoch, step) alone, so that a training
-    taken up again at any step sees the same data. All batches are full: the order wraps round. `pad` is the largest
-    shift of a crop in pixels, `cutmix` the probability (0 to 1) that a batch is mixed, `noise` the size of a normal vector
-    that comes with each image (a GAN's), `steps` the number of batches an epoch, `start` the first one of the current
-    epoch. Epochs count from 1: `fit` advances the number before the first one too.
-    """
-
-    def __init__(self, images, labels, batch_size, seed=0, pad=4, cutmix=0.0, noise=0, steps=None, classes=100):
-        super().__init__()
-        self.cutmix, self.noise = cutmix, noise
-        self.images, self.labels, self.batch_size, self.seed, self.pad = images, labels, batch_size, seed, pad
-        self.steps, self.classes = steps or -(-len(images) // batch_size), classes
-        self.epoch, self.start, self._order = 0, 0, (None, None)
-
-    def __len__(self):
-        return self.steps - self.start
-
-    def __getitem__(self, step):
-        epoch, step, order = self.epoch, self.start + step, self._order
-        if order[0] != epoch:  # a local name, as a thread that reads ahead may be in another epoch
-            self._order = order = epoch, np.random.default_rng((self.seed, epoch)).permutation(len(self.images))
-        chosen = np.take(order[1], range(step * self.batch_size, (step + 1) * self.batch_size), mode="wrap")
-        rng = np.random.default_rng((self.seed, epoch, step))
-        images = crop_and_flip(self.images[chosen], rng, self.pad)
-        labels = np.eye(self.classes, dtype="float32")[self.labels[chosen]]
-        if self.cutmix and rng.random() < self.cutmix:
-            images, labels = cutmix(images, labels, rng)
-        inputs = (images, rng.standard_normal((self.batch_size, self.noise), "float32")) if self.noise else images
-        return inputs, labels
-
-    def on_epoch_end(self):
-        self.epoch, self.start = self.epoch + 1, 0
-
-
-def crop_and_flip(images, rng, pad=4):
-    """Shift each image by up to `pad` pixels (mirrored at the edge) and flip half of them, the whole batch at once."""
-    n, height, width, channels = images.shape
-    top, left = rng.integers(0, 2 * pad + 1, (2, n))[:, :, None]
-    flipped = rng.random(n)[:, None] < 0.5
-    rows, columns = (np.pad(np.arange(size), pad, mode="reflect") for size in (height, width))
-    rows, columns = rows[top + np.arange(height)], columns[left + np.arange(width)]
-    columns = np.where(flipped, columns[:, ::-1], columns)
-    position = ((np.arange(n)[:, None] * height + rows) * width)[:, :, None] + columns[:, None, :]
-    pixels = images.reshape(-1, channels).view(f"V{channels * images.itemsize}")  # a pixel moves as one item: 4 times faster
-    return pixels.take(position).view(images.dtype).reshape(images.shape)
-
-
-def cutmix(images, labels, rng):
-    """Paste a rectangle of another image of the batch into each; labels are shared by area (Yun et al., 2019, section 3.1).
-
-    The rectangle is the same for the whole batch, its area uniform before the edges cut it, its middle anywhere.
-    """
-    height, width = images.shape[1:3]
-    side = rng.random() ** 0.5
-    corners = []
-    for size in (height, width):
-        middle, half = rng.integers(size), round(size * side) / 2
-        corners.append(slice(max(0, round(middle - half)), min(size, round(middle + half))))
-    mixed = images.copy()  # the batch's order is random, so the neighbour is a random partner
-    mixed[:, *corners] = np.roll(images, 1, axis=0)[:, *corners]
-    share = mixed[0, *corners, 0].size / (height * width)
-    return mixed, (1 - share) * labels + np.float32(share) * np.roll(labels, 1, axis=0)
-
-
-def fit(model, batches, *, epochs, folder, parameters, resume=True, minutes=5, early_stopping=None, callbacks=(), **arguments):
+def fit(model, batches, *, epochs, folder, resume=True, minutes=5, early_stopping=None, callbacks=(), **arguments):
     """Train a compiled model like `model.fit`, taking up where an interrupted call left off.
 
-    Every epoch, and every `minutes` within one, `folder` receives weights, optimiser, seed generators, metrics,
-    history and the state of `early_stopping` (a Keras callback; it may watch what `callbacks` log); the last two
-    checkpoints are kept. Where writing one takes longer than a twentieth of an epoch, some epochs go without. The next
-    call with the same `parameters` goes on from the newest whole one, and on a CPU ends in the same bits as a call never
-    interrupted. A finished training is not repeated; `resume=False`, or other parameters, start anew.
+    Every epoch, and every `minutes` within one, a folder receives weights, optimiser, seed generators, metrics, history and
+    the state of `early_stopping` (a Keras callback; it may watch what `callbacks` log); the last two checkpoints are kept.
+    Where writing one takes longer than a twentieth of an epoch, some epochs go without. The next call goes on from the newest
+    whole one, and on a CPU ends in the same bits as a call never interrupted. A finished training is not repeated.
+
+    Each training has a folder of its own within `folder`, named after all that defines it (core/definition.py): model,
+    optimiser, loss, batches, data, seed, epochs, callbacks and their code. If any of it is changed, the call says what, and
+    trains anew; if it is changed back, the old training is found again. `resume=False` trains anew whatever is there.
+    Callbacks find that folder in their attribute `folder`; one that sets `only_watches = True` defines nothing.
 
     On several machines, which share the folder, the chief writes checkpoints, and only at the end of an epoch.
 
-    Returns a dictionary: `history` (a list an epoch for each metric), `seconds` and `steps` of the whole training.
-    Raises `CheckpointError` where an unfinished checkpoint has other parameters or another run uses the folder,
-    `DivergedError` at a loss that is not finite (the checkpoints before it stay), `WorkerLostError`.
+    Returns a dictionary: `history` (a list an epoch for each metric), `seconds` and `steps` of the whole training, and its
+    `definition` (eight hexadecimal digits). Raises `CheckpointError` where another run uses the folder, `DivergedError` at a
+    loss that is not finite (the checkpoints before it stay), `WorkerLostError`.
     """
     claim(folder)
-    given = {"epochs": epochs, "weights": sum(math.prod(weight.shape) for weight in model.weights)}
-    given |= {"precision": keras.config.dtype_policy().name, "backend": keras.backend.backend()}
-    replicas = devices.strategy().num_replicas_in_sync
-    given |= {"replicas": replicas} if replicas > 1 else {}
-    parameters = json.loads(json.dumps(parameters | given))
-    saver = _Saver(batches, Path(folder), parameters, early_stopping, minutes)
-    saver.state = _newest(saver.folder, parameters) if resume else None
+    defined = _define(model, batches, epochs, early_stopping, callbacks, arguments)
+    saver = _Saver(batches, _own_folder(Path(folder), defined), epochs, early_stopping, minutes)
+    saver.state = _newest(saver.folder) if resume else None
     if saver.state is None:
         _remove(saver.folder, keep=0)
     else:
-        print("{seconds:.0f} s of training found in {}, epoch {epoch}, step {step}".format(saver.folder.name, **saver.state))
+        print("{seconds:.0f} s of training found in {}, epoch {epoch}, step {step}".format(Path(folder).name, **saver.state))
+    for callback in callbacks:
+        callback.folder = saver.folder
     stopping = [early_stopping] if early_stopping else []  # it may watch what the callbacks log
-    callbacks = [devices.KeepMemory(), *callbacks, *stopping, saver]
+    line = [] if keras.config.is_interactive_logging_enabled() else [_EpochLine(epochs)]
+    callbacks = [fast.KeepMemory(), *callbacks, *stopping, *line, saver]
+    arguments = {"verbose": 0 if line else 1} | arguments
     while not (saver.state and saver.state["finished"]):
         epoch, start = saver.position
         epoch = epochs if saver.state and saver.state["stopped"] else epoch
@@ -137,7 +74,37 @@ def fit(model, batches, *, epochs, folder, parameters, resume=True, minutes=5, e
         with _naming_lost_workers(folder):
             model.fit(batches, initial_epoch=epoch, epochs=last, callbacks=callbacks, shuffle=False, **arguments)
     saver.restore(model)
-    return {key: saver.state[key] for key in ("history", "seconds", "steps")}
+    return {key: saver.state[key] for key in ("history", "seconds", "steps")} | {"definition": definition.key(defined)}
+
+
+def _define(model, batches, epochs, early_stopping, callbacks, arguments):
+    strategy = devices.strategy()
+    with strategy.scope():
+        model.optimizer.build(model.trainable_variables)  # one of several optimisers knows its parts only then
+    replicas = strategy.num_replicas_in_sync
+    return definition.of_training(model, batches, epochs, early_stopping, callbacks, replicas, **arguments)
+
+
+def _own_folder(folder, defined):
+    """Return the folder of the training so defined; where it is new but others were here, say what differs from the last."""
+    own = folder / definition.key(defined)
+    path = own / "definition.json"
+    if not path.exists() and (before := _last_definition(folder)):
+        print(f"{folder.name}: not the training that was here, so trained anew: {definition.difference(defined, before)}")
+    if devices.is_chief():
+        own.mkdir(parents=True, exist_ok=True)
+        try:
+            path.write_text(json.dumps(defined, indent=1), encoding="utf-8")  # each time: the newest is the last one used
+        except OSError as error:
+            warnings.warn(f"{path} not written: {error}", stacklevel=3)
+    return own
+
+
+def _last_definition(folder):
+    for path in sorted(folder.glob("*/definition.json"), key=lambda path: path.stat().st_mtime, reverse=True):
+        with contextlib.suppress(ValueError):  # torn by a full disk or a kill
+            return json.loads(path.read_text(encoding="utf-8"))
+    return None
 
 
 @contextlib.contextmanager
@@ -180,12 +147,29 @@ def release(folder):
         _locks.pop(path).release()
 
 
+class _EpochLine(keras.callbacks.Callback):
+    """Prints one line an epoch, where nobody watches a bar that moves."""
+
+    only_watches = True
+
+    def __init__(self, epochs):
+        super().__init__()
+        self.epochs = epochs
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.start = time.perf_counter()
+
+    def on_epoch_end(self, epoch, logs=None):
+        scores = "  ".join(f"{name} {value:.4f}" for name, value in logs.items())
+        print(f"epoch {epoch + 1:3}/{self.epochs}  {time.perf_counter() - self.start:4.0f} s  {scores}", flush=True)
+
+
 class _Saver(keras.callbacks.Callback):
     """Writes and restores checkpoints; last in the list, so that it sees what early stopping decided."""
 
-    def __init__(self, batches, folder, parameters, early_stopping, minutes):
+    def __init__(self, batches, folder, epochs, early_stopping, minutes):
         super().__init__()
-        self.batches, self.folder, self.parameters = batches, folder, parameters
+        self.batches, self.folder, self.epochs = batches, folder, epochs
         self.early_stopping, self.minutes, self.state = early_stopping, minutes, None
 
     @property
@@ -202,7 +186,7 @@ class _Saver(keras.callbacks.Callback):
         arrays = {group: [keras.ops.convert_to_numpy(value).copy() for value in values] for group, values in groups.items()}
         arrays["best"] = list(early.best_weights or []) if early else []
         self.state = {
-            "parameters": self.parameters, "epoch": epoch, "step": step, "steps": epoch * self.batches.steps + step,
+            "epoch": epoch, "step": step, "steps": epoch * self.batches.steps + step,
             "finished": finished, "stopped": self.model.stop_training and not step, "seconds": self.seconds,
             "history": self.history, "arrays": arrays,
             "early": {key: getattr(early, key) for key in EARLY_STOPPING} if early else {},
@@ -222,7 +206,6 @@ class _Saver(keras.callbacks.Callback):
         self.cost = 0.0
         self.seconds, self.history = (self.state["seconds"], self.state["history"]) if self.state else (0.0, {})
         if self.state:
-            self.model.optimizer.build(self.model.trainable_variables)  # else it would have no variables to restore
             self.restore(self.model)
             for key, value in self.state["early"].items():
                 setattr(self.early_stopping, key, value)
@@ -251,7 +234,7 @@ class _Saver(keras.callbacks.Callback):
             self.capture(epoch + 1, 0)
 
     def on_train_end(self, logs=None):
-        if self.model.stop_training or self.state["stopped"] or self.state["epoch"] == self.parameters["epochs"]:
+        if self.model.stop_training or self.state["stopped"] or self.state["epoch"] == self.epochs:
             self.capture(self.state["epoch"], 0, finished=True)  # by now early stopping has put the best weights back
 
 
@@ -287,23 +270,13 @@ def _read(path):
     return state
 
 
-def _newest(folder, parameters):
-    """Return the newest whole checkpoint's state, or None. Raises `CheckpointError` if its parameters are others."""
+def _newest(folder):
+    """Return the newest whole checkpoint's state, or None."""
     for path in sorted(folder.glob("*.npz"), reverse=True):
         try:
-            state = _read(path)
+            return _read(path)
         except Exception as error:  # a damaged archive can raise anything
             warnings.warn(f"{path} is damaged ({type(error).__name__}: {error}); the one before is used", stacklevel=3)
-            continue
-        differ = [key for key in parameters | state["parameters"] if parameters.get(key) != state["parameters"].get(key)]
-        if differ and not state["finished"]:
-            pairs = "; ".join(f"{key} is {parameters.get(key)!r}, was {state['parameters'].get(key)!r}" for key in differ)
-            raise CheckpointError(
-                f"an unfinished training in {folder} has other parameters: {pairs}. Set RESUME = False to start anew."
-            )
-        if differ:
-            print(f"the finished training in {folder.name} had other parameters ({', '.join(differ)}): starting anew")
-        return None if differ else state
     return None
 
 

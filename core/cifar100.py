@@ -1,4 +1,4 @@
-"""Where the images come from: CIFAR-100, found on disk or downloaded and checked, or the stand-in shapes100."""
+"""CIFAR-100: found on disk or downloaded, and checked; and the stand-in shapes100, drawn on the fly."""
 
 import dataclasses
 import hashlib
@@ -15,7 +15,8 @@ import numpy as np
 import pooch
 from PIL import Image, ImageDraw
 
-ROOT = Path(__file__).resolve().parent
+import core
+
 DATASETS = ("cifar100", "shapes100")
 TITLES = {"cifar100": "CIFAR-100", "shapes100": "shapes100 (stand-in, NOT CIFAR-100)"}
 
@@ -95,7 +96,7 @@ def cifar100_places():
         return [Path(os.environ["CIFAR100_DIR"])]
     cache = Path(os.environ.get("KERAS_HOME", Path.home() / ".keras")) / "datasets"
     name = "cifar-100-python"
-    return [ROOT / "data", cache / name, cache / f"{name}-target" / name, ROOT / "data" / name]
+    return [core.ROOT / "data", cache / name, cache / f"{name}-target" / name, core.ROOT / "data" / name]
 
 
 def find_cifar100():
@@ -171,7 +172,7 @@ def download_cifar100(urls=CIFAR100_URLS, sha256=CIFAR100_SHA256, timeout=30):
     The work is done in a temporary folder that is renamed at the end, so that an interrupted or a simultaneous
     download leaves nothing half made. `timeout` is in seconds, to connect and between two reads.
     """
-    data, failures = ROOT / "data", []
+    data, failures = core.ROOT / "data", []
     data.mkdir(exist_ok=True)
     target = data / "cifar-100-python"
     with tempfile.TemporaryDirectory(dir=data, prefix=".download-") as folder:

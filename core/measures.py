@@ -1,8 +1,7 @@
 """What is measured of a classifier and of a GAN's images: arrays in, numbers out."""
 
-import statistics
-
 import numpy as np
+import scipy.special
 
 
 def scores(probabilities, labels):
@@ -88,36 +87,8 @@ def memorised_share(generated, real):
     return float((np.asarray(generated) < np.quantile(real, 0.01)).mean())
 
 
-def gan_pairs(records, mixed):
-    """Return the seeds of all pairs of trainings like `mixed`, and their test accuracies with and without GAN images.
-
-    `records` are those of `utils.read_records`; the record named `mixed` is of a training with GAN images. Alike are trainings
-    with the same parameters, but for seed and name, and the same GAN images.
-    """
-
-    def kind(record):
-        aside = ("SEED", "RUN", "RESUME")
-        return record["synthetic_digest"], {key: value for key, value in record["parameters"].items() if key not in aside}
-
-    names = [name for name in records if name.endswith("_gan") and name.removesuffix("_gan") in records]
-    names = [name for name in names if kind(records[name]) == kind(records[mixed])]
-    names.sort(key=lambda name: records[name]["seed"])
-    ends = {"with GAN images": "", "without": "_gan"}
-    accuracy = {key: [records[name.removesuffix(end)]["test_accuracy"] for name in names] for key, end in ends.items()}
-    return [records[name]["seed"] for name in names], accuracy
-
-
-def pairs_table(seeds, accuracy):
-    """Return a Markdown table of two accuracies a seed, lists of fractions by name, with the first less the second below.
-
-    The standard error of the mean difference is that over seeds, which one seed alone has not.
-    """
-    lines = [f"| seed | {' | '.join(accuracy)} | difference |", "|---|---:|---:|---:|"]
-    differences = [100 * (one - other) for one, other in zip(*accuracy.values(), strict=True)]
-    for seed, *pair, difference in zip(seeds, *accuracy.values(), differences, strict=True):
-        lines.append(f"| {seed} | {' | '.join(f'{100 * value:.2f} %' for value in pair)} | {difference:+.2f} |")
-    if len(seeds) == 1:
-        return "\n".join(lines) + "\n\nOne seed: how far chance goes it cannot say.\n"
-    error = statistics.stdev(differences) / len(differences) ** 0.5
-    lines += ["", f"Mean difference {statistics.mean(differences):+.2f} percentage points, standard error {error:.2f}."]
-    return "\n".join(lines) + "\n"
+def mean_and_interval(values, confidence=0.95):
+    """Return the mean of two values or more, and half the width of its confidence interval (Student's t)."""
+    values = np.asarray(values, "float64")
+    quantile = scipy.special.stdtrit(len(values) - 1, (1 + confidence) / 2)
+    return float(values.mean()), float(quantile * values.std(ddof=1) / len(values) ** 0.5)

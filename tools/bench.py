@@ -2,7 +2,7 @@
 
 Every contender takes a few steps in turn, again and again, so that a slow minute of the machine meets all of them, each time
 in another order, so that none always follows the same one; medians are compared. Prints a table, writes
-results/bench/bench.json, gives no verdict. `--publish` puts that file's table into the README.
+runs/bench/bench.json, gives no verdict.
 """
 
 import argparse
@@ -15,48 +15,43 @@ import sys
 import time
 from pathlib import Path
 
-import utils  # first: it sets TensorFlow's CPU switches
-
-import checkpoints
-import cifar100
-import devices
 import keras
 import numpy as np
 
-from notebooks import cells, run
+import core
+from core import cifar100, devices, fast, records
+from core.batches import Batches
+from tools import cells
 
-ROOT = Path(__file__).resolve().parent.parent
-OUTPUT = ROOT / "results" / "bench" / "bench.json"
+OUTPUT = core.ROOT / "runs" / "bench" / "bench.json"
 IMAGES = 10_000  # made up, enough that a pipeline cannot live on the processor's cache
 LEVELS = (0.4483, 0.60)  # accuracies to reach: the one first reported for this experiment, and a good one
-LATENT_DIM = 64
-GPU = utils.has_gpu()
-GAN_CHANNELS = 64 if GPU else 16  # as in notebook 1
-PEERS = ("torch float32", "torch bfloat16", "torch compiled bfloat16")  # the last on a GPU alone
+GPU = devices.has_gpu()
+GAN_CHANNELS = 64 if GPU else 16
+LATENT_DIM = 64  # notebook 1's
+PEERS = ("torch float32", "torch bfloat16", "torch compiled float32", "torch compiled bfloat16")
 NETWORKS = ("VGG-16 x1", "VGG-16 x0.5", "VGG-16 x0.25", "ResNet-20", "GAN")
 
 
 def compiled(model, rate=2e-3):
     loss = keras.losses.CategoricalCrossentropy(label_smoothing=0.1)
-    model.compile(utils.Adam(rate, weight_decay=0.05), loss, metrics=["accuracy"])
+    model.compile(fast.Adam(rate, weight_decay=0.05), loss, metrics=["accuracy"])
     return model
 
 
 def build(network):
     """Return a compiled network and its multiply-adds for one image of one training step."""
+    statistics = {"mean": np.full(3, 120.0), "variance": np.full(3, 4000.0)}
     if network.startswith("VGG"):
-        space = cells.define("vgg16_with_gan", "def build_vgg16", WIDTH=0.25, x_real=np.zeros((2, 32, 32, 3), np.uint8))
-        model = compiled(space["build_vgg16"](float(network.split("x")[1])))
+        model = compiled(cells.define("vgg16_with_gan", **statistics)["build_vgg16"](float(network.split("x")[1])))
         return model, 3 * multiply_adds(model)
     if network.startswith("ResNet"):
-        model = compiled(cells.define("resnet_baseline", "def build_resnet", DEPTH=8, CHANNELS=16)["build_resnet"](20, 16))
+        model = compiled(cells.define("resnet_baseline", **statistics)["build_resnet"](20, 16))
         return model, 3 * multiply_adds(model)
-    space = cells.define("gan_synthetic_images", "def build_classifier", LATENT_DIM=LATENT_DIM, CHANNELS=GAN_CHANNELS)
+    space = cells.define("gan_synthetic_images", **statistics, CHANNELS=GAN_CHANNELS, LATENT_DIM=LATENT_DIM)
     teacher = space["build_classifier"](16)
-    space |= {"teacher": teacher, "GUIDANCE": 0.1, "MATCHING": 0.05, "SPREAD": 0.004, "EMA_MOMENTUM": 0.998}
-    space |= {"real_means": np.zeros((100, 256), "float32"), "real_covariance": np.eye(256, dtype="float32")}
-    space |= {"feature_scale": 1.0, "replicas": 1, "CONSISTENCY": 10.0, "AUGMENT": False}
-    space = cells.define("gan_synthetic_images", *cells.GAN, **space)
+    space |= {"teacher": teacher, "real_means": np.zeros((100, 256), "float32"), "feature_scale": 1.0, "replicas": 1}
+    space |= {"real_covariance": np.eye(256, dtype="float32")}
     gan = space["GAN"](total_steps=10_000)
     gan.compile(space["two_rates"](gan, 4e-4, 4e-4))
     # generator: forward and two gradients; discriminator: the same on real and fake, and once more for the generator
@@ -97,7 +92,7 @@ def timed_fit(model, batches):
     clock = Clock()
 
     def run():
-        model.fit(batches, shuffle=False, verbose=0, callbacks=[devices.KeepMemory(), clock])
+        model.fit(batches, shuffle=False, verbose=0, callbacks=[fast.KeepMemory(), clock])
         return clock.seconds / len(batches)
 
     return run
@@ -107,7 +102,7 @@ def fit_runner(model, batch_size, steps, noise=0):
     """Return `timed_fit` on the notebooks' own pipeline."""
     rng = np.random.default_rng(0)
     images, labels = rng.integers(0, 256, (IMAGES, 32, 32, 3), np.uint8), rng.integers(0, 100, IMAGES)
-    return timed_fit(model, checkpoints.Batches(images, labels, batch_size, noise=noise, steps=steps))
+    return timed_fit(model, Batches(images, labels, batch_size, noise=noise, steps=steps))
 
 
 class OneBatch(keras.utils.PyDataset):
@@ -133,14 +128,14 @@ def fixed_runner(model, batch_size, steps, noise=0):
     return timed_fit(model, OneBatch((inputs, labels), steps))
 
 
-def peer_runners(network, batch_size, steps):
-    """Return the same training steps in plain PyTorch, by name; none where torch is not installed.
+def peer_runners(network, batch_size, steps, names=PEERS):
+    """Return the same training steps in plain PyTorch, by name; none where torch is not installed, or cannot compile.
 
     Each has a process of its own, which waits while others have their turn: in that of TensorFlow, after a `fit`, it takes 1.6
     times as long. Where bfloat16 is slower than float32, one step of it is enough a turn.
     """
     try:
-        from notebooks import peers
+        from tools import peers
     except ImportError:
         return {}
 
@@ -152,7 +147,13 @@ def peer_runners(network, batch_size, steps):
         theirs.close()
         return lambda: ours.send(1 if slow else steps) or ours.recv()
 
-    return {name: start(name) for name in (PEERS if GPU else PEERS[:2])}
+    def works(name, runner):
+        try:
+            return runner() > 0
+        except (EOFError, OSError):  # its process has ended, and said why
+            return print(f"{network}: no {name} on this machine")
+
+    return {name: runner for name, runner in {name: start(name) for name in names}.items() if works(name, runner)}
 
 
 def interleave(runners, repeats, patience=40.0):
@@ -210,15 +211,16 @@ def convolution_rate(batch_size=64):
 
 def start_up(dataset):
     """Return seconds and peak memory (MB) of a new process that imports utils and loads a dataset."""
-    script = f"import utils; data = utils.load({dataset!r}); print(utils.environment()['peak_memory_mb'])"
+    script = f"import utils; from core import records; data = utils.load({dataset!r}); print(records.peak_memory_mb())"
     start = time.perf_counter()
-    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", script], cwd=core.ROOT, capture_output=True, encoding="utf-8", check=True)
     return time.perf_counter() - start, int(done.stdout.split()[-1])
 
 
-def measure(network, batch_size, steps, repeats, ceiling):
-    """Return one row: images a second of every contender, and the ratios that matter."""
+def measure(network, batch_size, steps, repeats, ceilings):
+    """Return one row: images a second of every contender, and the ratios that matter; its ceiling is that of its precision."""
     model, work = build(network)
+    precision = keras.config.dtype_policy().compute_dtype
     steps = steps if GPU else max(5, round(steps * min(1, 3e8 / work)))
     noise = LATENT_DIM if network == "GAN" else 0
     runners = {"fit": fit_runner(model, batch_size, steps, noise), "one batch": fixed_runner(model, batch_size, steps, noise)}
@@ -228,7 +230,7 @@ def measure(network, batch_size, steps, repeats, ceiling):
     return {
         "network": network, "batch_size": batch_size, "steps": steps, "repeats": repeats, "images_per_second": speed,
         "pipeline_cost": 1 - speed["fit"] / speed["one batch"], "of_best_peer": speed["fit"] / max(peers) if peers else None,
-        "multiply_adds": work, "of_ceiling": speed["fit"] * work / ceiling,
+        "multiply_adds": work, "precision": precision, "of_ceiling": speed["fit"] * work / ceilings[precision],
     }  # fmt: skip
 
 
@@ -241,8 +243,9 @@ def minutes_to(level, record):
 
 def milestones(dataset):
     """Return for each classifier recorded on `dataset` with seed 0 the minutes to two levels of validation accuracy."""
-    records = [record for record in utils.read_records(dataset).values() if "test_accuracy" in record and record["seed"] == 0]
-    return {record["model"]: {str(level): minutes_to(level, record) for level in LEVELS} for record in records}
+    runs = records.read(dataset, published=True) | records.read(dataset)
+    runs = [run for run in runs.values() if "test_accuracy" in run and run["seed"] == 0]
+    return {run["model"]: {str(level): minutes_to(level, run) for level in LEVELS} for run in runs}
 
 
 def report(record):
@@ -250,17 +253,15 @@ def report(record):
     names = [name for name in PEERS if any(name in row["images_per_second"] for row in record["rows"])] or PEERS[:2]
     columns = " | ".join(name.replace("torch", "PyTorch") for name in names)
     lines = [
-        f"| network | images/s | pipeline's cost | {columns} | against best PyTorch | of ceiling |",
-        "|---|" + "---:|" * (len(names) + 4),
+        f"| network | precision | images/s | pipeline's cost | {columns} | against best PyTorch | of ceiling |",
+        "|---|---|" + "---:|" * (len(names) + 4),
     ]
     for row in record["rows"]:
         speed = row["images_per_second"]
         peers = [f"{speed[name]:.0f}" if name in speed else "-" for name in names]
         ratio = f"{row['of_best_peer']:.2f}" if row["of_best_peer"] else "-"
-        lines.append(
-            f"| {row['network']} | {speed['fit']:.0f} | {100 * row['pipeline_cost']:.1f} % | {' | '.join(peers)} | {ratio} "
-            f"| {100 * row['of_ceiling']:.0f} % |"
-        )
+        ours = f"{row['network']} | {row['precision']} | {speed['fit']:.0f} | {100 * row['pipeline_cost']:.1f} %"
+        lines.append(f"| {ours} | {' | '.join(peers)} | {ratio} | {100 * row['of_ceiling']:.0f} % |")
     times = record["minutes_to_accuracy"]
     reached = {
         level: ", ".join(f"{model} {minutes[str(level)]:.1f}" for model, minutes in times.items() if minutes[str(level)])
@@ -268,35 +269,32 @@ def report(record):
     }
     times = "; ".join(f"{100 * level:g} %: {models or 'none'}" for level, models in reached.items())
     measured = " and ".join(sorted({row["date"] for row in record["rows"]}))
-    precision = record["precision"] if record["precision"] == "float32" else f"{record['precision']} (the GAN float32)"
-    start, rate = record["start_up"], record["convolution_rate"] / 1e9
-    return (
-        "\n".join(lines)
-        + f"""
-
-Batch {record["rows"][0]["batch_size"]}, {precision}, {record["device"]}, {measured}; a few percent are noise. The
-ceiling is this machine's fastest convolution, {rate:.0f} G multiply-adds a second. From start to loaded {start["dataset"]}:
-{start["seconds"]:.1f} s, at most {start["peak_mb"]:,} MB. Minutes of training to a validation accuracy of {times}.
-"""
+    rates = " and ".join(f"{rate / 1e9:.0f} in {precision}" for precision, rate in record["convolution_rates"].items())
+    start, batch = record["start_up"], record["rows"][0]["batch_size"]
+    return "\n".join(lines) + (
+        f"\n\nBatch {batch}, {record['device']}, {measured}; a few percent are noise. The ceiling is this machine's fastest\n"
+        f"convolution in the row's precision, in G multiply-adds a second {rates}.\n"
+        f"From start to loaded {start['dataset']}: {start['seconds']:.1f} s, at most {start['peak_mb']:,} MB.\n"
+        f"Minutes of training to a validation accuracy of {times}.\n"
     )
 
 
 def earlier(path, device, precision, batch_size):
-    """Return an earlier record's ceiling, and its rows by network, each with its date.
+    """Return an earlier record's ceilings by precision, and its rows by network, each with its date.
 
     Nothing where there is no record, or where it was measured otherwise: the table names one device, precision and batch.
     """
-    record = json.loads(path.read_text()) if path.exists() else {"rows": []}
+    record = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"rows": []}
     ways = {(record["device"], record["precision"], row["batch_size"]) for row in record["rows"]}
     if ways != {(device, precision, batch_size)}:
-        return 0.0, {}
-    return record["convolution_rate"], {row["network"]: {"date": record["date"]} | row for row in record["rows"]}
+        return {}, {}
+    return record["convolution_rates"], {row["network"]: {"date": record["date"]} | row for row in record["rows"]}
 
 
 def keep(record, text, path):
     """Write a record, and print what is to be read of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(record, indent=1) + "\n")
+    path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     print(f"\n{text}")
 
 
@@ -308,28 +306,29 @@ def main():
     parser.add_argument(
         "--only", choices=NETWORKS, action="append", help="measure this network alone; the record keeps its other rows"
     )
-    parser.add_argument("--precision", choices=utils.PRECISIONS, default="auto")
-    parser.add_argument("--publish", action="store_true", help="only write the committed record's table to the README")
+    parser.add_argument("--precision", choices=devices.PRECISIONS, default="auto")
     parser.add_argument("--output", type=Path, default=OUTPUT)
     arguments = parser.parse_args()
-    if arguments.publish:
-        return run.fill_readme("bench", report(json.loads(arguments.output.read_text())))
-    precision = utils.set_precision(arguments.precision)
-    same = {"device": utils.device(), "precision": precision, "batch_size": arguments.batch_size}
-    fastest, rows = earlier(arguments.output, **same) if arguments.only else (0.0, {})
-    ceiling = max(fastest, convolution_rate(arguments.batch_size))
+    precision = devices.set_precision(arguments.precision)
+    same = {"device": devices.device(), "precision": precision, "batch_size": arguments.batch_size}
+    fastest, rows = earlier(arguments.output, **same) if arguments.only else ({}, {})
+    ceilings = {}
+    for policy in dict.fromkeys((precision, "float32")):
+        devices.set_precision(policy)
+        dtype = keras.config.dtype_policy().compute_dtype
+        ceilings[dtype] = max(fastest.get(dtype, 0.0), convolution_rate(arguments.batch_size))
     dataset = cifar100.at_hand()
     seconds, memory = start_up(dataset)
     record = {
         "precision": precision,
-        "convolution_rate": ceiling,
+        "convolution_rates": ceilings,
         "start_up": {"dataset": dataset, "seconds": seconds, "peak_mb": memory},
     }
-    record |= {"minutes_to_accuracy": milestones(dataset)} | utils.environment()
+    record |= {"minutes_to_accuracy": milestones(dataset)} | records.environment()
     for network in arguments.only or NETWORKS:
         keras.utils.clear_session()
-        utils.set_precision("float32" if network == "GAN" else precision)  # as in the notebooks
-        rows[network] = measure(network, arguments.batch_size, arguments.steps, arguments.repeats, ceiling)
+        devices.set_precision("float32" if network == "GAN" else precision)  # as in the notebooks
+        rows[network] = measure(network, arguments.batch_size, arguments.steps, arguments.repeats, ceilings)
         rows[network] |= {"date": record["date"]}
         speed = rows[network]["images_per_second"]
         print(f"{network}: " + ", ".join(f"{name} {value:.0f} images/s" for name, value in speed.items()), flush=True)

@@ -1,0 +1,71 @@
+"""The batches of a training: order, crop and flip, CutMix. They depend on (seed, epoch, step) alone."""
+
+import keras
+import numpy as np
+
+
+class Batches(keras.utils.PyDataset):
+    """Shuffled batches of `uint8` images and one-hot labels, cropped and flipped at random.
+
+    The order depends on (seed, epoch) alone and the augmentation on (seed, epoch, step) alone, so that a training
+    taken up again at any step sees the same data. All batches are full: the order wraps round. `pad` is the largest
+    shift of a crop in pixels, `cutmix` the probability (0 to 1) that a batch is mixed, `noise` the size of a normal vector
+    that comes with each image (a GAN's), `steps` the number of batches an epoch, `start` the first one of the current
+    epoch. Epochs count from 1: `fit` advances the number before the first one too.
+    """
+
+    def __init__(self, images, labels, batch_size, seed=0, pad=4, cutmix=0.0, noise=0, steps=None, classes=100):
+        super().__init__()
+        self.cutmix, self.noise = cutmix, noise
+        self.images, self.labels, self.batch_size, self.seed, self.pad = images, labels, batch_size, seed, pad
+        self.steps, self.classes = steps or -(-len(images) // batch_size), classes
+        self.epoch, self.start, self._order = 0, 0, (None, None)
+
+    def __len__(self):
+        return self.steps - self.start
+
+    def __getitem__(self, step):
+        epoch, step, order = self.epoch, self.start + step, self._order
+        if order[0] != epoch:  # a local name, as a thread that reads ahead may be in another epoch
+            self._order = order = epoch, np.random.default_rng((self.seed, epoch)).permutation(len(self.images))
+        chosen = np.take(order[1], range(step * self.batch_size, (step + 1) * self.batch_size), mode="wrap")
+        rng = np.random.default_rng((self.seed, epoch, step))
+        images = crop_and_flip(self.images[chosen], rng, self.pad)
+        labels = np.eye(self.classes, dtype="float32")[self.labels[chosen]]
+        if self.cutmix and rng.random() < self.cutmix:
+            images, labels = cutmix(images, labels, rng)
+        inputs = (images, rng.standard_normal((self.batch_size, self.noise), "float32")) if self.noise else images
+        return inputs, labels
+
+    def on_epoch_end(self):
+        self.epoch, self.start = self.epoch + 1, 0
+
+
+def crop_and_flip(images, rng, pad=4):
+    """Shift each image by up to `pad` pixels (mirrored at the edge) and flip half of them, the whole batch at once."""
+    n, height, width, channels = images.shape
+    top, left = rng.integers(0, 2 * pad + 1, (2, n))[:, :, None]
+    flipped = rng.random(n)[:, None] < 0.5
+    rows, columns = (np.pad(np.arange(size), pad, mode="reflect") for size in (height, width))
+    rows, columns = rows[top + np.arange(height)], columns[left + np.arange(width)]
+    columns = np.where(flipped, columns[:, ::-1], columns)
+    position = ((np.arange(n)[:, None] * height + rows) * width)[:, :, None] + columns[:, None, :]
+    pixels = images.reshape(-1, channels).view(f"V{channels * images.itemsize}")  # a pixel moves as one item: 4 times faster
+    return pixels.take(position).view(images.dtype).reshape(images.shape)
+
+
+def cutmix(images, labels, rng):
+    """Paste a rectangle of another image of the batch into each; labels are shared by area (Yun et al., 2019, section 3.1).
+
+    The rectangle is the same for the whole batch, its area uniform before the edges cut it, its middle anywhere.
+    """
+    height, width = images.shape[1:3]
+    side = rng.random() ** 0.5
+    corners = []
+    for size in (height, width):
+        middle, half = rng.integers(size), round(size * side) / 2
+        corners.append(slice(max(0, round(middle - half)), min(size, round(middle + half))))
+    mixed = images.copy()  # the batch's order is random, so the neighbour is a random partner
+    mixed[:, *corners] = np.roll(images, 1, axis=0)[:, *corners]
+    share = mixed[0, *corners, 0].size / (height * width)
+    return mixed, (1 - share) * labels + np.float32(share) * np.roll(labels, 1, axis=0)

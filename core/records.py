@@ -1,0 +1,237 @@
+"""Records: one JSON file a run, a reader's in runs/, ours in results/; and the tables made of them."""
+
+import functools
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from importlib import metadata
+from pathlib import Path
+
+import keras
+
+import core
+from core import cifar100, devices, measures
+
+KEYS = {
+    "name", "notebook", "dataset", "dataset_md5", "model", "seed", "real_fraction", "synthetic_per_class", "parameters",
+    "parameter_count", "epochs_run", "steps", "seconds", "history",
+}  # fmt: skip
+
+# ---------------------------------------------------------------------------------------------------- folders
+
+
+def run_folder(part):
+    """Return runs/<part>, made if need be; for a worker other than the chief a folder that goes with the process."""
+    folder = Path(core.ROOT if devices.is_chief() else _scratch().name) / "runs" / part
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def checkpoint_folder(part, run):
+    """Return the folder of a run's checkpoints, which the workers share: the chief writes, all read."""
+    return core.ROOT / "runs" / part / "checkpoints" / run
+
+
+@functools.cache
+def _scratch():
+    return tempfile.TemporaryDirectory()  # kept by the cache; it removes itself when the process ends
+
+
+# ---------------------------------------------------------------------------------------------------- write and read
+
+
+def environment():
+    """Return devices, versions, commit and peak resident memory (MB), as they stand in every record."""
+    replicas = devices.strategy().num_replicas_in_sync  # first: a strategy of several machines comes before all else
+    packages = ("tensorflow", "torch", "jax", "keras", "numpy")
+    installed = {package: metadata.version(package) for package in packages if _installed(package)}
+    return {
+        "device": devices.device(),
+        "replicas": replicas,
+        "versions": {"python": platform.python_version(), **installed, "backend": keras.backend.backend()},
+        "commit": _commit(),
+        "peak_memory_mb": peak_memory_mb(),
+        "date": time.strftime("%Y-%m-%d"),
+    }
+
+
+def peak_memory_mb():
+    """Return the peak resident memory of this process (MB), or None on Windows, which has no such count."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // (1024**2 if sys.platform == "darwin" else 1024)
+
+
+def _commit():
+    """Return the commit, "-dirty" if code differs from it (what runs write does not count); None outside git."""
+    code = ("*.py", "notebooks", "requirements.txt", "recipes.toml")
+    commands = ("rev-parse", "--short", "HEAD"), ("status", "--porcelain", "--", *code)
+    try:
+        head, changed = (
+            subprocess.run(
+                ["git", "-C", str(core.ROOT), *command], capture_output=True, encoding="utf-8", check=False
+            ).stdout.strip()
+            for command in commands
+        )
+    except OSError:  # no git
+        return None
+    return head + "-dirty" * bool(changed) if head else None
+
+
+def _installed(package):
+    try:
+        return bool(metadata.version(package))
+    except metadata.PackageNotFoundError:
+        return False
+
+
+def write(name, **record):
+    """Write runs/<part>/<name>.json, whole or not at all, and return its path."""
+    record = {"name": name, **record, **environment()}
+    if KEYS - record.keys():
+        raise ValueError(f"record {name}: missing {sorted(KEYS - record.keys())}")
+    part, _ = cifar100.part(record["dataset"], record["real_fraction"], record["parameters"].get("VARIANT", ""))
+    path = run_folder(part) / f"{name}.json"
+    partial = path.with_suffix(f".{os.getpid()}.partial")
+    try:
+        with partial.open("w", encoding="utf-8") as file:
+            json.dump(record, file, indent=1, allow_nan=False)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return path
+
+
+def evaluate_and_write(name, trained, run, data, train, validation, **record):
+    """Measure a finished classifier, write its record, print a line, and return its test probabilities (10,000, 100).
+
+    `run` is what `checkpoints.fit` returned; `train` and `validation` are indices. It reads the test split.
+    """
+    scores, probabilities = measures.evaluate(trained, data, train, validation)
+    write(
+        name, dataset=data.name, dataset_md5=data.md5, train_images=len(train), precision=keras.config.dtype_policy().name,
+        parameter_count=trained.count_params(), epochs_run=len(run["history"]["loss"]), **scores, **run, **record,
+    )  # fmt: skip
+    print(f"{name:10}", *(f"{key} {value:.4f} " for key, value in scores.items()), f"{run['seconds'] / 60:.1f} min")
+    return probabilities
+
+
+def read(part, published=False):
+    """Return all records of a part by name: this machine's or, on request, the published ones.
+
+    Raises `DataError` for one that is not whole.
+    """
+    folder = core.ROOT / "results" / part if published else run_folder(part)
+    folders = {folder} if published else {folder, core.ROOT / "runs" / part}  # a worker has a folder of its own beside it
+    records = {}
+    for path in sorted(path for folder in folders for path in folder.glob("*.json")):
+        try:
+            records[path.stem] = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise cifar100.DataError(f"{path}: expected a record in JSON, found {error}") from error
+    return records
+
+
+def read_both(part):
+    """Return the records of a part in a list, this machine's ("yours") and the published, told apart by the key `whose`.
+
+    A published record that is also this machine's is listed once, as published.
+    """
+    published = read(part, published=True)
+    own = {name: record for name, record in read(part).items() if record != published.get(name)}
+    named = ((published, "published"), (own, "yours"))
+    return [record | {"whose": whose} for records, whose in named for record in records.values()]
+
+
+def find(part, name):
+    """Return the path of a file of this machine's runs or, where there is none, of the published ones."""
+    folders = run_folder(part), core.ROOT / "results" / part
+    for folder in folders:
+        if (folder / name).exists():
+            return folder / name
+    raise cifar100.DataError(f"no {name} in {' or '.join(map(str, folders))}: run the notebook with TRAIN = True first")
+
+
+def manifest(part, run, **changes):
+    """Return what images of a GAN's run are told to come from: its record's core, `changes` being parameters of the drawing."""
+    record = json.loads(find(part, f"{run}.json").read_text(encoding="utf-8"))
+    keys = ("dataset", "dataset_md5", "train_digest", "seed", "real_fraction", "generator_sha256", "steps")
+    return {"run": run} | {key: record[key] for key in keys} | {"parameters": record["parameters"] | changes}
+
+
+# ---------------------------------------------------------------------------------------------------- tables
+
+
+def comparison_table(records):
+    """Return a Markdown table of classifiers' records, best test accuracy first, with a column `run` where they say whose."""
+    whose = any("whose" in record for record in records)
+    columns = ("run",) * whose + (
+        "optimiser",
+        "GAN images a class",
+        "parameters",
+        "epochs",
+        "minutes",
+        "train",
+        "validation",
+        "test",
+    )
+    rows = [f"| model | {' | '.join(columns)} | test top-5 |", "|---|---|" + "---|" * whose + "---:|" * 8]
+    for record in sorted(records, key=lambda record: -record["test_accuracy"]):
+        shares = " | ".join(
+            f"{100 * record[key]:.2f} %" for key in ("train_accuracy", "val_accuracy", "test_accuracy", "test_top5")
+        )
+        optimiser = record["parameters"].get("OPTIMIZER", "adam")  # records from before it was a parameter
+        counts = " | ".join(f"{record[key]:,}" for key in ("synthetic_per_class", "parameter_count", "epochs_run"))
+        counts += f" | {record['seconds'] / 60:.1f}"
+        whom = f"{record['whose']} | " if whose else ""
+        rows.append(f"| {record['model']} | {whom}{optimiser} | {counts} | {shares} |")
+    return "\n".join(rows) + "\n"
+
+
+def gan_pairs(records, mixed):
+    """Return the seeds of all pairs of trainings like `mixed`, and their test accuracies with and without GAN images.
+
+    `records` is a dictionary by name; the record named `mixed` is of a training with GAN images. Alike are trainings of the same
+    commit and precision, with the same parameters but for seed and name, and with the same GAN images.
+    """
+
+    def kind(record):
+        parameters = {key: value for key, value in record["parameters"].items() if key not in ("SEED", "RUN", "RESUME")}
+        return parameters, [record.get(key) for key in ("synthetic_digest", "commit", "precision")]
+
+    def same_code(name):
+        one, other = records[name], records[name.removesuffix("_gan")]
+        return all(one.get(key) == other.get(key) for key in ("commit", "precision"))
+
+    names = [name for name in records if name.endswith("_gan") and name.removesuffix("_gan") in records]
+    names = [name for name in names if kind(records[name]) == kind(records[mixed]) and same_code(name)]
+    names.sort(key=lambda name: records[name]["seed"])
+    ends = {"with GAN images": "", "without": "_gan"}
+    accuracy = {key: [records[name.removesuffix(end)]["test_accuracy"] for name in names] for key, end in ends.items()}
+    return [records[name]["seed"] for name in names], accuracy
+
+
+def pairs_table(seeds, accuracy):
+    """Return a Markdown table of two accuracies a seed, lists of fractions by name, with the first less the second below."""
+    lines = [f"| seed | {' | '.join(accuracy)} | difference |", "|---|---:|---:|---:|"]
+    differences = [100 * (one - other) for one, other in zip(*accuracy.values(), strict=True)]
+    for seed, *pair, difference in zip(seeds, *accuracy.values(), differences, strict=True):
+        lines.append(f"| {seed} | {' | '.join(f'{100 * value:.2f} %' for value in pair)} | {difference:+.2f} |")
+    return "\n".join(lines) + f"\n\n{mean_in_words(differences)}\n"
+
+
+def mean_in_words(differences):
+    """Return a sentence on paired differences (percentage points): their mean and its 95 % interval over seeds."""
+    if len(differences) < 2:
+        return "One seed: how far chance goes it cannot say."
+    mean, half = measures.mean_and_interval(differences)
+    interval = f"95 % interval {mean - half:+.2f} to {mean + half:+.2f} (Student's t, {len(differences)} seeds)"
+    return f"Mean difference {mean:+.2f} percentage points, {interval}."

@@ -1,0 +1,124 @@
+"""Folders of synthetic images, one PNG an image: written, found, read and checked."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+import core
+from core import devices
+from core.cifar100 import DataError
+from core.digests import digest
+
+SOURCES = ("auto", "own", "published")
+
+
+def folder_of_run(part):
+    """Return the folder of the images that this machine's notebook 1 has drawn; git ignores it."""
+    return core.ROOT / "synthetic_images" / "runs" / part
+
+
+def choose(part, source="auto"):
+    """Return a folder of images, and in words whose they are: "own" ones, "published" ones, or "auto": own ones if any."""
+    own, published = folder_of_run(part), core.ROOT / "synthetic_images" / part
+    if source == "own" or (source == "auto" and own.is_dir()):
+        return own, "your own, drawn by notebook 1 on this machine"
+    return published, "the published ones"
+
+
+def save(folder, images, labels, class_names, manifest):
+    """Write `folder`/<class name>/<0000>.png and manifest.json, in place of what an earlier run left there."""
+    if not devices.is_chief():
+        return
+    folder = Path(folder)
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    for label in np.unique(labels):
+        (partial / class_names[label]).mkdir(parents=True)
+        for i, image in enumerate(images[labels == label]):
+            Image.fromarray(image).save(partial / class_names[label] / f"{i:04d}.png", optimize=True)
+    manifest = manifest | {"images": len(images), "images_sha256": digest(*_by_class(images, labels))}
+    (partial / "manifest.json").write_text(json.dumps(manifest, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+
+
+def _by_class(images, labels):
+    order = np.argsort(labels, kind="stable")
+    return images[order], np.asarray(labels, int)[order]
+
+
+def load(folder, class_names):
+    """Return the images `uint8` (n, 32, 32, 3), labels (n,) and manifest in `folder`, class by class.
+
+    Any image Pillow reads will do: other sizes are resized with Lanczos, other modes made RGB, of an animation the
+    first frame is taken. Raises `DataError` with all unreadable files and unknown class folders at once, and where the
+    manifest names other images.
+    """
+    folder, images, labels, wrong, resized = Path(folder), [], [], [], 0
+    if not folder.is_dir():
+        raise DataError(f"{folder}: expected a folder of synthetic images, found none. Run gan_synthetic_images.ipynb first.")
+    entries = sorted(path for path in folder.iterdir() if path.name != "manifest.json" and not path.name.startswith("."))
+    wrong += [f"{path}: not a class folder" for path in entries if path.name not in class_names or not path.is_dir()]
+    for label, name in enumerate(class_names):
+        for path in sorted((folder / name).glob("[!.]*")):
+            try:
+                image, size = read_image(path, folder)
+            except DataError as error:
+                wrong.append(str(error))
+                continue
+            resized += size != (32, 32)
+            images.append(image)
+            labels.append(label)
+    if wrong or not images:
+        raise DataError(f"{folder}: {len(wrong)} unusable entries, {len(images)} images\n  " + "\n  ".join(wrong[:50]))
+    images, labels, manifest = np.stack(images), np.array(labels), read_manifest(folder)
+    if manifest.get("images_sha256", found := digest(images, labels)) != found:
+        advice = "Draw them again, or remove manifest.json if they are yours"
+        raise DataError(f"{folder}: these are not the images that its manifest.json names. {advice}.")
+    print(f"{len(images):,} synthetic images read, {resized} of them resized to 32x32")
+    return images, labels, manifest
+
+
+def read_image(path, folder):
+    """Return one image as `uint8` (32, 32, 3) and the size it had. Raises `DataError`, also for links out of `folder`."""
+    try:
+        if not path.resolve().is_relative_to(folder.resolve()):
+            raise ValueError("a link out of the folder")
+        if not path.is_file():  # a folder, a broken link, or a pipe that would never end
+            raise ValueError("not a file")
+        with Image.open(path) as image:
+            size = image.size
+            if size[0] * size[1] > 2**24:
+                raise ValueError(f"{size[0]}x{size[1]} pixels, at most 16 million are read")
+            if image.mode[0] in "IF":  # 16 bits and more a pixel: Pillow would clip them to 8
+                levels = np.nan_to_num(np.asarray(image, float))
+                image = Image.fromarray((levels / max(levels.max(), 255, 65535 * (levels.max() > 255)) * 255).astype("uint8"))
+            image = image.convert("RGB")
+        image = image if size == (32, 32) else image.resize((32, 32), Image.Resampling.LANCZOS)
+        return np.asarray(image, "uint8"), size
+    except Exception as error:  # a broken image can raise anything
+        raise DataError(f"{path}: expected an image, found {type(error).__name__}: {error}") from error
+
+
+def read_manifest(folder):
+    """Return manifest.json as a dictionary, empty where there is none. Raises `DataError`."""
+    path = Path(folder) / "manifest.json"
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    except (ValueError, OSError, RecursionError) as error:
+        raise DataError(f"{path}: expected JSON, found {error}") from error
+    if not isinstance(manifest, dict):
+        raise DataError(f"{path}: expected a JSON object, found {type(manifest).__name__}")
+    return manifest
+
+
+def check_manifest(manifest, **expected):
+    """Refuse synthetic images that were made for another dataset, seed or training split than `expected`."""
+    differ = [
+        f"{key}: {manifest[key]!r}, expected {value!r}" for key, value in expected.items() if manifest.get(key, value) != value
+    ]
+    if differ:
+        raise DataError("the synthetic images belong to another run; draw them again. " + "; ".join(differ))

@@ -1,0 +1,39 @@
+"""The check that every notebook begins with."""
+
+import pytest
+
+from core import cifar100
+from core.parameters import GAN_RUN, VGG_RUN, check_parameters
+
+LIMITS = {  # "EPOCHS" and the like have limits of their own, in core/parameters.py
+    "EPOCHS": (1, 100), "WIDTH": (0.01, 4.0), "DATASET": cifar100.DATASETS, "TRAIN": (True, False), "DEPTH": (8, 14, 20),
+    "WEIGHTS": str, "RUN": GAN_RUN,
+}  # fmt: skip
+RIGHT = {"EPOCHS": 3, "WIDTH": 1, "DATASET": "cifar100", "TRAIN": True, "DEPTH": 14, "WEIGHTS": "imagenet", "RUN": "gan_2"}
+
+
+def test_parameters_are_the_plain_values_in_capitals():
+    notebook = RIGHT | {"lower": 1, "_i1": "x", "In": [], "np": pytest, "FREE": 3}
+    assert check_parameters(notebook, **LIMITS) == RIGHT | {"FREE": 3}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("EPOCHS", 0), ("EPOCHS", 2.0), ("EPOCHS", "3"), ("EPOCHS", True), ("EPOCHS", 10**9), ("WIDTH", -1), ("WIDTH", float("nan")),
+     ("DATASET", "mnist"), ("TRAIN", 1), ("TRAIN", "False"), ("DEPTH", 9), ("DEPTH", 8.0), ("WEIGHTS", None),
+     ("RUN", ""), ("RUN", "vgg16"), ("RUN", "gan/../vgg16"), ("RUN", 3)],
+)  # fmt: skip
+def test_wrong_parameters_are_named(name, value):
+    with pytest.raises(ValueError, match=f"{name} = {value!r}: expected"):
+        check_parameters(RIGHT | {name: value}, **LIMITS)
+
+
+@pytest.mark.parametrize(("name", "right"), [("vgg16", True), ("vgg16_wide", True), ("vgg16_gan", False), ("gan", False)])
+def test_names_of_trainings_cannot_meet(name, right):
+    """Notebook 2 adds "_gan" to the name of its training with GAN images."""
+    assert bool(VGG_RUN.fullmatch(name)) == right
+
+
+def test_all_wrong_parameters_are_named_at_once():
+    with pytest.raises(ValueError, match="(?s)EPOCHS = 0.*int 1 to 100.*WIDTH = -1.*DATASET = 'x'"):
+        check_parameters(RIGHT | {"EPOCHS": 0, "WIDTH": -1, "DATASET": "x"}, **LIMITS)

@@ -1,0 +1,154 @@
+"""Records: written whole, read, told apart, and what the tables make of them."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import keras
+import pytest
+
+from core import cifar100, records
+from core.cifar100 import DataError
+
+
+def record(**changes):
+    return {
+        "notebook": "n", "dataset": "shapes100", "dataset_md5": "0", "model": "m", "seed": 0, "real_fraction": 1.0,
+        "synthetic_per_class": 0, "parameters": {}, "parameter_count": 1, "epochs_run": 1, "steps": 1, "seconds": 1.0,
+        "history": {},
+    } | changes  # fmt: skip
+
+
+def test_record_is_written_whole_or_not_at_all(project):
+    path = records.write("run", **record(test_accuracy=0.5))
+    written = json.loads(path.read_text())
+    assert written["test_accuracy"] == 0.5
+    assert written["versions"]["keras"] == keras.__version__
+    with pytest.raises(ValueError, match="JSON"):
+        records.write("run", **record(test_accuracy=float("nan")))
+    assert json.loads(path.read_text()) == written
+    assert [p.name for p in path.parent.iterdir()] == ["run.json"]
+
+
+def test_a_part_of_a_dataset_has_a_name_a_title_and_records_of_its_own(project):
+    assert cifar100.part("cifar100", 1.0) == ("cifar100", "CIFAR-100")
+    assert cifar100.part("cifar100", 0.1) == ("cifar100-0.1", "CIFAR-100, 0.1 of its training images")
+    paths = [records.write("run", **record(real_fraction=fraction)) for fraction in (1.0, 0.5)]
+    assert [path.relative_to(project) for path in paths] == [Path(f"runs/shapes100{end}/run.json") for end in ("", "-0.5")]
+    assert records.read("shapes100-0.5")["run"]["real_fraction"] == 0.5
+    assert cifar100.part("cifar100", 0.1, "gpu") == ("cifar100-0.1-gpu", "CIFAR-100, 0.1 of its training images")
+    path = records.write("run", **record(parameters={"VARIANT": "gpu"}))
+    assert path == project / "runs" / "shapes100-gpu" / "run.json"
+
+
+def test_the_commit_is_dirty_where_code_differs_alone(project):
+    def git(*command):
+        identity = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
+        return subprocess.run(["git", "-C", project, *identity, *command], check=True, capture_output=True, text=True).stdout
+
+    assert records.environment()["commit"] is None
+    git("init", "-q")
+    for name in ("utils.py", "results.json"):
+        (project / name).write_text("1\n")
+    git("add", ".")
+    git("commit", "-qm", "first")
+    head = git("rev-parse", "--short", "HEAD").strip()
+    (project / "results.json").write_text("2\n")
+    assert records.environment()["commit"] == head
+    (project / "utils.py").write_text("2\n")
+    assert records.environment()["commit"] == f"{head}-dirty"
+
+
+def test_record_without_what_it_needs_is_refused(project):
+    incomplete = record()
+    del incomplete["seed"]
+    with pytest.raises(ValueError, match="missing.*seed"):
+        records.write("run", **incomplete)
+
+
+def test_a_record_cut_at_every_tenth_is_refused_by_name(project):
+    path = records.write("run", **record())
+    whole = path.read_bytes()
+    assert list(records.read("shapes100")) == ["run"]
+    for tenth in range(10):
+        path.write_bytes(whole[: len(whole) * tenth // 10])
+        with pytest.raises(DataError, match=r"run\.json: expected a record"):
+            records.read("shapes100")
+
+
+def test_comparison_table_is_sorted():
+    run = record(train_accuracy=0.6, val_accuracy=0.5, test_top5=0.8)
+    table = records.comparison_table(
+        [run | {"model": "low", "test_accuracy": 0.4}, run | {"model": "high", "test_accuracy": 0.5}]
+    )
+    assert table.index("high") < table.index("low")
+    assert "| 50.00 % |" in table
+
+
+def training(seed, accuracy, run="vgg16", images=None, **others):
+    parameters = {"SEED": seed, "RUN": run, "RESUME": True, "WIDTH": 0.25} | others
+    code = {"commit": "abc", "precision": "float32"}
+    return {"seed": seed, "test_accuracy": accuracy, "parameters": parameters, "synthetic_digest": images} | code
+
+
+def test_pairs_are_alike_but_for_seed_and_name():
+    made = {"resnet": training(0, 0.4), "gan": {"seed": 0, "parameters": {}}, "vgg16": training(0, 0.50)}
+    made |= {"vgg16_gan": training(0, 0.51, images="a"), "vgg16_seed1": training(1, 0.52, "vgg16_seed1")}
+    made |= {"vgg16_seed1_gan": training(1, 0.55, "vgg16_seed1", "a"), "vgg16_alone_gan": training(2, 0.9, images="a")}
+    for name, others in {"wide": {"WIDTH": 0.5}, "other": {"images": "b"}}.items():
+        made[f"vgg16_{name}"] = training(3, 0.6, name)
+        made[f"vgg16_{name}_gan"] = training(3, 0.7, name, **{"images": "a"} | others)
+    assert records.gan_pairs(made, "vgg16_gan") == ([0, 1], {"with GAN images": [0.51, 0.55], "without": [0.50, 0.52]})
+    assert records.gan_pairs(made, "vgg16_wide_gan")[0] == [3]
+
+
+@pytest.mark.parametrize("key", ["commit", "precision"])
+@pytest.mark.parametrize("which", [["vgg16_seed1", "vgg16_seed1_gan"], ["vgg16_seed1"]])
+def test_pairs_of_other_code_or_precision_are_not_averaged(key, which):
+    records_by_name = {"vgg16": training(0, 0.5), "vgg16_gan": training(0, 0.51, images="a")}
+    records_by_name |= {"vgg16_seed1": training(1, 0.5), "vgg16_seed1_gan": training(1, 0.51, images="a")}
+    assert records.gan_pairs(records_by_name, "vgg16_gan")[0] == [0, 1]
+    for name in which:
+        records_by_name[name][key] = "other"
+    assert records.gan_pairs(records_by_name, "vgg16_gan")[0] == [0]
+
+
+def test_pairs_table_counts_in_percentage_points_and_gives_an_interval():
+    text = records.pairs_table([0, 1, 2], {"one": [0.31, 0.33, 0.32], "other": [0.30, 0.30, 0.30]})
+    assert "| seed | one | other | difference |" in text
+    assert "| 1 | 33.00 % | 30.00 % | +3.00 |" in text
+    assert "Mean difference +2.00 percentage points, 95 % interval -0.48 to +4.48 (Student's t, 3 seeds)." in text
+    assert "interval" not in records.pairs_table([0], {"one": [0.31], "other": [0.30]})
+
+
+def test_own_and_published_records_are_told_apart(project):
+    """A reader's record never hides ours, and one that is both is listed once."""
+    own = json.loads(records.write("vgg16", **record(test_accuracy=0.5)).read_text(encoding="utf-8"))
+    results = project / "results" / "shapes100"
+    results.mkdir(parents=True)
+    for name, accuracy in (("vgg16", 0.6), ("resnet", 0.4)):
+        text = json.dumps(own | {"name": name, "test_accuracy": accuracy})
+        (results / f"{name}.json").write_text(text, encoding="utf-8")
+    found = [(each["name"], each["whose"], each["test_accuracy"]) for each in records.read_both("shapes100")]
+    assert sorted(found) == [("resnet", "published", 0.4), ("vgg16", "published", 0.6), ("vgg16", "yours", 0.5)]
+    (results / "vgg16.json").write_text(json.dumps(own), encoding="utf-8")
+    assert [each["whose"] for each in records.read_both("shapes100")] == ["published"] * 2
+    run = record(train_accuracy=0.6, val_accuracy=0.5, test_top5=0.8, test_accuracy=0.5)
+    table = records.comparison_table([run | {"whose": "yours"}, run | {"whose": "published"}])
+    assert table.splitlines()[0].startswith("| model | run |")
+    assert "| m | yours | adam |" in table
+
+
+def test_a_run_s_file_comes_before_the_published_one(project):
+    published, own = project / "results" / "cifar100" / "x.keras", project / "runs" / "cifar100" / "x.keras"
+    with pytest.raises(DataError, match=r"no x\.keras in .*TRAIN = True"):
+        records.find("cifar100", "x.keras")
+    for path in (published, own):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        assert records.find("cifar100", "x.keras") == path
+
+
+def test_what_defines_a_record_s_training_stands_in_it(project):
+    written = json.loads(records.write("run", **record(definition="0a1b2c3d")).read_text(encoding="utf-8"))
+    assert written["definition"] == "0a1b2c3d"

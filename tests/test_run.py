@@ -1,0 +1,108 @@
+"""The program behind `make run`: what it runs, with which parameters, and what it refuses."""
+
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+from core.parameters import check_parameters
+from tools import cells, run
+
+
+def started(monkeypatch, *command, has_gpu=True):
+    """Start `tools.run` with a command line; return the notebooks it would execute, with their folder and parameters."""
+    ran = []
+    monkeypatch.setattr(run, "execute", lambda *what: ran.append(what) or True)
+    monkeypatch.setattr(run, "has_gpu", lambda: has_gpu)
+    monkeypatch.setattr(sys, "argv", ["run", *command])
+    assert run.main() == 0
+    return ran
+
+
+def test_one_notebook_can_be_run_alone(monkeypatch, capsys):
+    ran = []
+    monkeypatch.setattr(run, "execute", lambda name, dataset, parameters: ran.append((name, dataset, parameters)) or True)
+    command = ["run", "--dataset", "shapes100", "--only", "resnet_baseline", "-p", "EPOCHS", "3", "-p", "LATENT_DIM", "8"]
+    monkeypatch.setattr(sys, "argv", command)
+    assert run.main() == 0
+    assert ran == [("resnet_baseline", "shapes100", {"EPOCHS": 3, "BATCH_SIZE": 64, "DATASET": "shapes100"})]
+    assert "About 1 minutes" in capsys.readouterr().out
+
+
+def test_an_unknown_parameter_is_an_error():
+    with pytest.raises(SystemExit, match="unknown parameter EPOCS; known are AUGMENT, BATCH_SIZE"):
+        run.refuse_unknown({"EPOCS": 3})
+    assert run.literal("3") == 3
+    assert run.literal("False") is False
+    assert run.literal("float32") == "float32"
+
+
+def test_without_dataset_and_network_the_stand_in_is_taken_loudly(project, monkeypatch, capsys):
+    monkeypatch.setattr(run.cifar100.download_cifar100, "__defaults__", (("http://127.0.0.1:9/none",), "0" * 64, 1))
+    assert run.choose_dataset() == "shapes100"
+    assert "NOTHING about CIFAR-100" in capsys.readouterr().out
+
+
+def test_an_altered_dataset_is_not_replaced_by_the_stand_in(project, monkeypatch):
+    monkeypatch.setenv("CIFAR100_DIR", str(project))
+    with pytest.raises(SystemExit, match="missing"):
+        run.choose_dataset()
+
+
+def test_a_recipe_s_parameters_reach_the_notebooks_that_have_them(monkeypatch):
+    (only,) = started(monkeypatch, "wide", "--dataset", "cifar100")
+    assert only == ("vgg16_with_gan", "cifar100", {"RUN": "vgg16_wide", **run.recipes()["wide"]["parameters"]})
+    pairs = started(monkeypatch, "pairs", "--dataset", "cifar100")
+    assert [(parameters["RUN"], parameters["SEED"]) for _, _, parameters in pairs] == [("vgg16_seed1", 1), ("vgg16_seed2", 2)]
+    scarce = started(monkeypatch, "scarce", "--dataset", "cifar100")
+    assert [(name, part) for name, part, _ in scarce] == [(name, "cifar100-0.1") for name in cells.NOTEBOOKS]
+    assert "WIDTH" not in scarce[0][2]
+    gpu = {name: parameters for name, part, parameters in started(monkeypatch, "gpu", "--dataset", "cifar100")}
+    assert gpu["gan_synthetic_images"]["EPOCHS"] != gpu["vgg16_with_gan"]["EPOCHS"]
+
+
+def test_a_parameter_given_by_hand_wins_over_a_recipe(monkeypatch):
+    ((_, _, parameters),) = started(monkeypatch, "wide", "--dataset", "shapes100", "-p", "EPOCHS", "3")
+    assert parameters["EPOCHS"] == 3
+    assert parameters["WIDTH"] == run.recipes()["wide"]["parameters"]["WIDTH"]
+    ((_, _, parameters),) = started(monkeypatch, "wide", "--dataset", "shapes100")
+    assert parameters["EPOCHS"] == run.recipes()["wide"]["parameters"]["EPOCHS"]  # the stand-in's own six are weaker still
+
+
+def test_every_recipe_is_made_of_parameters_that_its_notebooks_accept():
+    known = {name: run.known_parameters(name) for name in cells.NOTEBOOKS}
+    for name, recipe in run.recipes().items():
+        assert recipe["about"]
+        notebooks = recipe.get("notebooks", cells.NOTEBOOKS)
+        for values in recipe.get("runs", [{}]):
+            for notebook in notebooks:
+                own = recipe.get("parameters", {}) | recipe.get(notebook, {}) | values
+                check_parameters({key: value for key, value in own.items() if key in known[notebook]})
+                assert recipe.get(notebook, {}).keys() <= known[notebook], name
+        assert (recipe.get("parameters", {}) | values).keys() <= set().union(*(known[each] for each in notebooks)), name
+
+
+def test_make_gpu_refuses_without_a_gpu(monkeypatch):
+    with pytest.raises(SystemExit, match="make gpu is for a GPU, and none was found"):
+        started(monkeypatch, "gpu", "--dataset", "shapes100", has_gpu=False)
+
+
+def test_without_a_gpu_none_is_seen():
+    """In a process that sees none; where there is one, it is hidden."""
+    script = "from tools import run; print(run.has_gpu())"
+    environment = {"CUDA_VISIBLE_DEVICES": "-1"}
+    import os
+
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=os.environ | environment, capture_output=True, text=True)
+    assert done.stdout.strip() == "False", done.stderr
+
+
+def test_a_default_run_is_given_nothing_so_that_its_notebook_can_be_published(monkeypatch):
+    assert [parameters for *_, parameters in started(monkeypatch, "--dataset", "cifar100")] == [{}, {}, {}]
+
+
+def test_the_makefile_names_every_recipe():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    (targets,) = [line.split(":")[0].split() for line in makefile.splitlines() if line.startswith("long ")]
+    assert sorted(targets) == sorted(set(run.recipes()) - {"stand-in"})

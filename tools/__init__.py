@@ -1,0 +1,3 @@
+"""Programs: run, publish, bench, parity. Nothing but tests imports them."""
+
+import core  # noqa: F401 (first: it prepares TensorFlow)

@@ -1,0 +1,154 @@
+"""Run the three notebooks top to bottom, headless, at their defaults or at a named scale: `make run`, `make wide`.
+
+Records, figures, models and executed notebooks go to runs/, images to synthetic_images/runs/; what is published stays as it is.
+"""
+
+import argparse
+import ast
+import json
+import logging
+import os
+import subprocess
+import sys
+import time
+import tomllib
+
+import nbformat
+import papermill
+
+import core
+from core import cifar100
+from tools import cells
+
+EXPECTED = {"cifar100": (8, 7, 3), "shapes100": (2, 1, 1)}  # minutes of each notebook's defaults on two fast CPU cores
+GPU_CHECK = "from core import devices; raise SystemExit(not devices.has_gpu())"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    named = {name: recipe for name, recipe in recipes().items() if name != "stand-in"}
+    parser.add_argument("recipe", nargs="?", choices=named, help="; ".join(f"{n}: {r['about']}" for n, r in named.items()))
+    parser.add_argument("--dataset", choices=cifar100.DATASETS, help="cifar100 where it can be had, else shapes100")
+    parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="override a parameter")
+    parser.add_argument("--only", choices=cells.NOTEBOOKS, help="run this notebook alone")
+    arguments = parser.parse_args()
+    given = {name: literal(value) for name, value in arguments.p}
+    refuse_unknown(given)
+    recipe = named.get(arguments.recipe, {})
+    if recipe.get("needs_gpu") and not has_gpu():
+        sys.exit(f"make {arguments.recipe} is for a GPU, and none was found. On a CPU: make run, make wide, make long.")
+    dataset = arguments.dataset or given.get("DATASET") or choose_dataset()
+    chosen = [arguments.only] if arguments.only else recipe.get("notebooks", cells.NOTEBOOKS)
+    announce(arguments.recipe, recipe, dataset, chosen)
+    for values in recipe.get("runs", [{}]):
+        for notebook in chosen:
+            parameters = parameters_of(notebook, recipe, values, given, dataset)
+            part = cifar100.part(dataset, parameters.get("REAL_FRACTION", 1), parameters.get("VARIANT", ""))[0]
+            if not execute(notebook, part, parameters):
+                return 1
+    print(f"Done: records, figures and executed notebooks are in runs/{part}")
+    return 0
+
+
+def recipes():
+    """Return the recipes by name, as recipes.toml has them."""
+    return tomllib.loads((core.ROOT / "recipes.toml").read_text(encoding="utf-8"))
+
+
+def literal(value):
+    """Return a command line's text as the Python value it spells, or else as text."""
+    try:
+        return ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return value
+
+
+def known_parameters(notebook):
+    return set(papermill.inspect_notebook(str(cells.FOLDER / f"{notebook}.ipynb")))
+
+
+def refuse_unknown(given):
+    known = set().union(*(known_parameters(notebook) for notebook in cells.NOTEBOOKS))
+    if unknown := sorted(set(given) - known):
+        sys.exit(f"unknown parameter {', '.join(unknown)}; known are {', '.join(sorted(known))}")
+
+
+def parameters_of(notebook, recipe, values, given, dataset):
+    """Return what a notebook's parameters are overridden with; what is given by hand comes last, and wins."""
+    stand_in = recipes()["stand-in"]["parameters"] if dataset == "shapes100" else {}
+    parameters = stand_in | recipe.get("parameters", {}) | recipe.get(notebook, {}) | values | given
+    parameters.pop("DATASET", None)
+    if dataset != "cifar100":  # which is the default
+        parameters["DATASET"] = dataset
+    known = known_parameters(notebook)
+    return {name: value for name, value in parameters.items() if name in known}
+
+
+def has_gpu():
+    """Whether a new process sees a GPU: this one need not wait for TensorFlow otherwise."""
+    return not subprocess.run([sys.executable, "-c", GPU_CHECK], cwd=core.ROOT, check=False).returncode
+
+
+def announce(name, recipe, dataset, chosen):
+    minutes = recipe.get("minutes") if dataset == "cifar100" else None
+    if not recipe or not minutes:
+        each = dict(zip(cells.NOTEBOOKS, EXPECTED[dataset], strict=True))
+        minutes = sum(each[notebook] for notebook in chosen)
+    title = cifar100.TITLES[dataset]
+    about = f"{name}, {recipe['about']}" if recipe else "the notebooks' defaults"
+    print(f"{title}: {about}. About {minutes} minutes on two fast CPU cores, twice that on slow ones", flush=True)
+
+
+def choose_dataset():
+    """Return cifar100 if it is on disk or can be downloaded, else the stand-in, loudly. An altered copy is an error."""
+    try:
+        if not cifar100.find_cifar100():
+            cifar100.download_cifar100()
+    except cifar100.DownloadError as error:
+        rule = "!" * 100
+        print(error, rule, "No CIFAR-100: this run uses the stand-in shapes100.", rule, sep="\n")
+        print("Its figures say NOTHING about CIFAR-100.")
+        return "shapes100"
+    except cifar100.DataError as error:
+        sys.exit(str(error))
+    return "cifar100"
+
+
+def execute(name, part, parameters):
+    """Execute one notebook into runs/<part>/notebooks. Returns whether all cells passed."""
+    worker = json.loads(os.environ.get("TF_CONFIG") or "{}").get("task", {}).get("index", 0)
+    run = parameters.get("RUN", name) + f"-worker{worker}" * bool(worker)  # trainings of several names, workers: a copy each
+    output = core.ROOT / "runs" / part / "notebooks" / f"{run}.ipynb"
+    output.parent.mkdir(parents=True, exist_ok=True)
+    print(f"\n== {name} ==", flush=True)
+    start = time.perf_counter()
+    try:
+        papermill.execute_notebook(
+            str(cells.FOLDER / f"{name}.ipynb"), str(output), parameters, cwd=str(cells.FOLDER), log_output=True,
+            progress_bar=sys.stderr.isatty(),
+        )  # fmt: skip
+    except papermill.PapermillExecutionError as error:
+        print(f"\nFAILED {name}, {heading(output, error.cell_index)}\n{error.ename}: {error.evalue}\nExecuted so far: {output}")
+        return False
+    print(f"== {name}: {(time.perf_counter() - start) / 60:.1f} minutes ==", flush=True)
+    return True
+
+
+def heading(notebook, index):
+    """Return the words a reader knows a cell by: its number and the last heading above it."""
+    made = nbformat.read(notebook, 4).cells[: index + 1]
+    headings = [line for cell in made if cell.cell_type == "markdown" for line in cell.source.splitlines() if line[:1] == "#"]
+    return f"cell {index + 1}, under {headings[-1].lstrip('# ') if headings else 'no heading'!r}"
+
+
+def is_output(record):
+    """Whether a line of papermill's log is a cell's output, which then needs no second line break; its own words are not."""
+    record.msg, record.args = record.getMessage().rstrip("\n"), ()
+    return not record.msg.startswith(("Executing", "Ending", "Input", "Output", "<Figure", "<IPython"))
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    logging.getLogger("papermill").addFilter(is_output)
+    os.environ |= {"HEADLESS": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+    sys.exit(main())
