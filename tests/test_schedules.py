@@ -57,9 +57,9 @@ def test_muon_learns_and_keeps_the_norm_of_kernels(tmp_path):
 
 def test_muon_takes_a_relative_step_for_kernels_and_sgd_s_for_the_rest():
     model, _ = network()
-    model.compile(Muon(0.1, momentum=0.0, nesterov=False, ratio=2.0), "sparse_categorical_crossentropy")
+    model.compile(Muon(0.1, ratio=2.0), "sparse_categorical_crossentropy")
     plain, _ = network()
-    plain.compile(keras.optimizers.SGD(0.2), "sparse_categorical_crossentropy")
+    plain.compile(keras.optimizers.SGD(0.2, 0.9, nesterov=True), "sparse_categorical_crossentropy")
     kernel = np.array(model.layers[1].kernel)
     images, labels = np.random.default_rng(0).random((16, 8, 8, 3)).astype("float32"), np.arange(16) % 5
     for each in (model, plain):
