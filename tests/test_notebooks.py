@@ -20,7 +20,7 @@ import utils
 from core import records, synthetic
 from core.digests import digest, file_sha256
 from core.parameters import LIMITS
-from tools import cells, publish
+from tools import cells, pages
 
 NAMES = cells.NOTEBOOKS
 TINY = {  # 8 channels: PyTorch 2.13 hangs in the backward pass of a strided convolution of 4 channels on a CPU
@@ -425,17 +425,5 @@ def test_committed_records_belong_to_committed_files():
 
 @pytest.mark.parametrize("part", ["cifar100", "cifar100-0.1"])
 def test_published_tables_are_made_from_the_published_records(part):
-    table = records.comparison_table(publish.classifiers(part))
+    table = records.comparison_table(pages.classifiers(part))
     assert (ROOT / "results" / part / "comparison.md").read_text(encoding="utf-8") == table
-
-
-@pytest.mark.parametrize("name", ["results", "pairs", "scarce", "bench", "parity"])
-def test_readme_says_what_the_records_say(name):
-    text = publish.readme_texts()[name]
-    assert f"<!-- {name} -->\n{text}<!-- /{name} -->" in (ROOT / "README.md").read_text(encoding="utf-8")
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_a_notebook_s_first_cell_says_what_the_records_say(name):
-    first = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", 4).cells[0].source
-    assert f"<!-- expected -->\n{publish.expected(name)}<!-- /expected -->" in first

@@ -1,0 +1,61 @@
+"""What pages say of the records: numbers traced to them, and a verdict that they bear out."""
+
+import re
+
+import nbformat
+import pytest
+from conftest import ROOT
+
+from tools import cells, pages
+
+PAGES = [(page, name) for page, marks in pages.texts().items() for name in marks]
+
+
+@pytest.mark.parametrize(("page", "name"), PAGES)
+def test_a_page_says_what_the_records_say(page, name):
+    text = pages.texts()[page][name]
+    assert f"<!-- {name} -->\n{text}<!-- /{name} -->" in (ROOT / page).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", cells.NOTEBOOKS)
+def test_a_notebook_s_first_cell_says_what_the_records_say(name):
+    first = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", 4).cells[0].source
+    assert f"<!-- expected -->\n{pages.expected(name)}<!-- /expected -->" in first
+
+
+def test_readme_types_no_result_by_hand():
+    """Outside the marks no accuracy, no difference and no interval."""
+    page = (ROOT / "README.md").read_text(encoding="utf-8")
+    for name in pages.texts()["README.md"]:
+        page = re.sub(f"<!-- {name} -->.*<!-- /{name} -->", "", page, flags=re.S)
+    assert not re.findall(r"\d+(?:\.\d+)? ?%|[+-]\d+\.\d+|points", page)
+
+
+def test_readme_is_short_and_its_links_lead_somewhere():
+    page = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(page.split()) <= 900
+    for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+        for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", path.read_text(encoding="utf-8")):
+            assert link.startswith("http") or (path.parent / link).exists(), (path.name, link)
+
+
+@pytest.mark.parametrize(
+    ("differences", "words"),
+    [([0.3], "cannot tell"), ([-1.0, 0.9, 0.2], "Not measurably"), ([1.0, 1.1, 0.9], "Yes"), ([-1.0, -1.1, -0.9], "harm")],
+)
+def test_the_verdict_follows_from_the_interval(differences, words):
+    assert words in pages.verdict(differences)
+
+
+def test_a_text_goes_between_its_marks_alone():
+    page = "a\n<!-- x -->\nold<!-- /x -->\nb"
+    assert pages.filled(page, "x", "new\n") == "a\n<!-- x -->\nnew\n<!-- /x -->\nb"
+    with pytest.raises(ValueError, match="no marks 'y'"):
+        pages.filled(page, "y", "new")
+
+
+def test_runs_of_other_code_are_not_averaged():
+    run = {"model": "m", "parameters": {"SEED": 0, "WIDTH": 1}, "synthetic_per_class": 0, "commit": "a", "precision": "float32"}
+    alike = run | {"parameters": {"SEED": 1, "WIDTH": 1}}
+    others = [run | {"commit": "b"}, run | {"precision": "bfloat16"}, run | {"parameters": {"SEED": 2, "WIDTH": 2}}]
+    assert sorted(map(len, pages.groups([run, alike, *others]))) == [1, 1, 1, 2]

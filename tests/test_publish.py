@@ -1,0 +1,100 @@
+"""`make publish`: it alone writes where the published results lie, shows no real image, and twice is once."""
+
+import json
+import subprocess
+import sys
+
+import nbformat
+import numpy as np
+import pytest
+from conftest import ROOT
+
+from core import synthetic
+from tools import cells, publish
+
+
+def clone(copy, folder):
+    """A clone of the project with runs of its own on CIFAR-100: the published records, one of them with another accuracy."""
+    subprocess.run(["git", "clone", "-q", str(ROOT), str(folder)], check=True)
+    for name in ("core", "tools", "notebooks", "docs", "README.md", "results", "utils.py"):
+        subprocess.run(["cp", "-r", str(ROOT / name), str(folder)], check=True)
+    runs = folder / "runs" / "cifar100"
+    (runs / "notebooks").mkdir(parents=True)
+    record = json.loads((folder / "results" / "cifar100" / "resnet.json").read_text(encoding="utf-8"))
+    (runs / "resnet.json").write_text(json.dumps(record | {"test_accuracy": 0.4321}), encoding="utf-8")
+    for name in cells.NOTEBOOKS:
+        notebook = nbformat.read(folder / "notebooks" / f"{name}.ipynb", 4)
+        notebook.metadata["papermill"] = {"environment_variables": {}}
+        for cell in notebook.cells:
+            cell.metadata["papermill"] = {"duration": 1}
+            if cell.cell_type == "code":
+                cell.outputs = [nbformat.v4.new_output("stream", text="as run")]
+        for count, cell in enumerate((cell for cell in notebook.cells if cell.cell_type == "code"), 1):
+            cell.execution_count = count
+        nbformat.write(notebook, runs / "notebooks" / f"{name}.ipynb")
+    return folder
+
+
+def published(folder, *arguments):
+    done = subprocess.run([sys.executable, "-m", "tools.publish", *arguments], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    names = ("results", "notebooks", "README.md", "docs", "synthetic_images/cifar100/manifest.json")
+    files = [path for name in names for path in ((folder / name).rglob("*") if (folder / name).is_dir() else [folder / name])]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files if path.is_file()}, done.stdout
+
+
+def test_publishing_copies_what_was_run_and_twice_is_once(copy, tmp_path):
+    folder = clone(copy, tmp_path / "p")
+    before = (folder / "synthetic_images" / "cifar100" / "manifest.json").read_bytes()
+    once, _ = published(folder)
+    assert b"0.4321" in once["results/cifar100/resnet.json"]
+    assert "43.21 %" in once["docs/results.md"].decode()
+    assert "43.2" in once["README.md"].decode()
+    assert once["synthetic_images/cifar100/manifest.json"] == before
+    for name in cells.NOTEBOOKS:
+        notebook = nbformat.reads(once[f"notebooks/{name}.ipynb"].decode(), 4)
+        assert "papermill" not in notebook.metadata
+        code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+        assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+        for cell in code:
+            assert bool(cell.outputs) != ("real-images" in cell.metadata.get("tags", []))
+            assert set(cell.metadata) <= {"tags"}
+    assert published(folder)[0] == once
+
+
+def test_a_notebook_with_parameters_of_its_own_is_not_published(copy, tmp_path):
+    folder = clone(copy, tmp_path / "p")
+    path = folder / "runs" / "cifar100" / "notebooks" / "resnet_baseline.ipynb"
+    notebook = nbformat.read(path, 4)
+    notebook.cells.insert(5, nbformat.v4.new_code_cell("EPOCHS = 3", metadata={"tags": ["injected-parameters"]}))
+    nbformat.write(notebook, path)
+    before = (folder / "notebooks" / "resnet_baseline.ipynb").read_bytes()
+    files, printed = published(folder)
+    assert "resnet_baseline.ipynb was run with parameters of its own: not published" in printed
+    assert b"as run" not in files["notebooks/resnet_baseline.ipynb"] or b"as run" in before
+
+
+def test_images_are_published_on_request_alone(project, monkeypatch):
+    names = [f"class {i}" for i in range(3)]
+    synthetic.save(synthetic.folder_of_run("cifar100"), np.zeros((3, 32, 32, 3), np.uint8), np.arange(3), names, {"run": "new"})
+    (project / "runs" / "cifar100").mkdir(parents=True)
+    monkeypatch.setattr(publish, "copy_results", lambda *_: None)
+    monkeypatch.setattr(publish.pages, "fill", lambda: None)
+    for arguments, expected in (([], False), (["--images"], True)):
+        monkeypatch.setattr(sys, "argv", ["publish", *arguments])
+        publish.main()
+        assert (project / "synthetic_images" / "cifar100" / "manifest.json").exists() == expected
+
+
+@pytest.mark.parametrize(("size", "kind"), [(10, "image/png"), (500, "image/jpeg")])
+def test_large_pictures_become_jpeg(size, kind):
+    import base64
+    import io
+
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (size, size, 3), np.uint8)).save(buffer, "PNG")
+    data = {"image/png": base64.b64encode(buffer.getvalue()).decode()}
+    publish.as_jpeg(data)
+    assert list(data) == [kind]

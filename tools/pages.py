@@ -1,0 +1,181 @@
+"""What the README, the docs and the notebooks' first cells say of the published records: no number there is typed by hand."""
+
+import json
+import statistics
+
+import nbformat
+
+import core
+from core import measures, records
+from tools import bench, cells, parity
+
+REFERENCES = (  # model, test accuracy in %, how; from the projects named
+    ("VGG-16", "77.98", "300 epochs, AutoAugment and Cutout, best epoch: README of SNN_Calibration (Li et al., 2021)"),
+    ("VGG-16", "74.00", "200 epochs, best epoch: chenyaofo/pytorch-cifar-models"),
+    ("VGG-16 + GAN", "44.83", "the experiment this one repeats"),
+)
+
+
+def texts():
+    """Return the texts between marks, by page and name of the mark."""
+    folder = core.ROOT / "results" / "bench"
+    measured = {program: json.loads((folder / f"{program}.json").read_text(encoding="utf-8")) for program in ("bench", "parity")}
+    return {
+        "README.md": {"answer": answer(), "summary": summary_table()},
+        "docs/results.md": {
+            "classifiers": records.comparison_table(classifiers("cifar100")),
+            "pairs": pairs_text("cifar100"),
+            "gans": gans_text("cifar100"),
+            "scarce": f"{records.comparison_table(classifiers('cifar100-0.1'))}\n{gan_table(gans('cifar100-0.1'))}",
+        },
+        "docs/speed.md": {"bench": bench.report(measured["bench"]), "parity": parity.report(measured["parity"])},
+    }
+
+
+def filled(page, name, text):
+    """Return a page with a text between its marks of that name."""
+    start, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
+    before, found, rest = page.partition(start)
+    if not found or end not in rest:
+        raise ValueError(f"no marks {name!r}")
+    return f"{before}{start}{text}{end}{rest.partition(end)[2]}"
+
+
+def fill():
+    """Put the texts into the pages, and into the notebooks' first cells."""
+    for name, marks in texts().items():
+        path = core.ROOT / name
+        page = path.read_text(encoding="utf-8")
+        for mark, text in marks.items():
+            page = filled(page, mark, text)
+        path.write_text(page, encoding="utf-8")
+    for name in cells.NOTEBOOKS:
+        notebook = nbformat.read(cells.FOLDER / f"{name}.ipynb", 4)
+        notebook.cells[0].source = filled(notebook.cells[0].source, "expected", expected(name))
+        nbformat.write(notebook, cells.FOLDER / f"{name}.ipynb")
+
+
+def classifiers(part):
+    """Return the published classifiers' records of a part."""
+    return [record for record in records.read(part, published=True).values() if "test_accuracy" in record]
+
+
+def gans(part):
+    """Return the published GANs' records of a part, shortest training first."""
+    found = records.read(part, published=True).values()
+    return sorted((record for record in found if "gan_train" in record), key=lambda record: record["seconds"])
+
+
+# ---------------------------------------------------------------------------------------------------- the first screen
+
+
+def answer():
+    """Return the answer to the project's question, as far as the published records go."""
+    published = records.read("cifar100", published=True)
+    _, accuracy = records.gan_pairs(published, "vgg16_gan")
+    with_gan, without = (100 * statistics.mean(values) for values in accuracy.values())
+    differences = [100 * (one - other) for one, other in zip(*accuracy.values(), strict=True)]
+    mixed, best = published["vgg16_gan"], max(gans("cifar100"), key=lambda record: record["gan_train"])
+    beside = f"{mixed['synthetic_per_class']} GAN images a class beside {mixed['train_images'] // 100} real ones"
+    taught, real = (f"{100 * best[key]:.0f} %" for key in ("gan_train", "gan_test_real"))
+    return f"""{verdict(differences)}
+With {beside}, VGG-16 names {with_gan:.1f} % of the test images.
+Without them it names {without:.1f} %. {records.mean_in_words(differences)}
+
+The images do teach. A small classifier trained only on GAN images scores {taught} on real images.
+Trained on as many real ones, it scores {real}.
+"""
+
+
+def verdict(differences):
+    """Return in a few words what the interval of paired differences says."""
+    if len(differences) < 2:
+        return "One pair of trainings cannot tell."
+    mean, half = measures.mean_and_interval(differences)
+    if abs(mean) <= half:
+        return "**Not measurably.**"
+    return "**Yes.**" if mean > 0 else "**No: they harm.**"
+
+
+def summary_table():
+    """Return the README's table: each kind of classifier with its mean, interval and seeds, and what others report."""
+    rows = ["| model | test accuracy | seeds | minutes | how |", "|---|---:|---:|---:|---|"]
+    for runs in sorted(groups(classifiers("cifar100")), key=lambda runs: -statistics.mean(run["test_accuracy"] for run in runs)):
+        run, values = runs[0], [100 * run["test_accuracy"] for run in runs]
+        mean = f"{statistics.mean(values):.1f}"
+        mean += f" ± {measures.mean_and_interval(values)[1]:.1f}" if len(values) > 1 else ""
+        minutes = statistics.mean(run["seconds"] for run in runs) / 60
+        how = f"{run['epochs_run']} epochs, {run['parameters'].get('OPTIMIZER', 'adam').capitalize()}"
+        rows.append(f"| {run['model']} | {mean} % | {len(runs)} | {minutes:.0f} | {how} |")
+    rows += [f"| *{model}, elsewhere* | {accuracy} % | 1 | | {how} |" for model, accuracy, how in REFERENCES]
+    device = classifiers("cifar100")[0]["device"]
+    return "\n".join(rows) + f"\n\nThe test split is read once a run. Intervals: 95 %, over seeds. Minutes: {device}.\n"
+
+
+def groups(runs):
+    """Return lists of records that differ in their seed alone: same model, parameters, images, code and precision."""
+    found = {}
+    for run in runs:
+        parameters = {key: value for key, value in run["parameters"].items() if key not in ("SEED", "RUN", "RESUME")}
+        kind = [run.get(key) for key in ("model", "synthetic_per_class", "synthetic_digest", "commit", "precision")]
+        found.setdefault(json.dumps([kind, parameters], sort_keys=True), []).append(run)
+    return list(found.values())
+
+
+def expected(notebook):
+    """Return what a notebook's first cell says: how long it takes, and what comes out."""
+    published = records.read("cifar100", published=True)
+    if notebook == "gan_synthetic_images":
+        rows = [("`make run`", published["gan"], "gan_train"), ("`make long`", published["gan_long"], "gan_train")]
+        says = "a classifier trained on the images alone scores"
+    elif notebook == "vgg16_with_gan":
+        rows = [("without GAN images", published["vgg16"], "test_accuracy")]
+        rows += [("with GAN images", published["vgg16_gan"], "test_accuracy")]
+        says = "test accuracy"
+    else:
+        rows, says = [(published["resnet"]["model"], published["resnet"], "test_accuracy")], "test accuracy"
+    lines = [f"| | minutes of training | {says} |", "|---|---:|---:|"]
+    lines += [f"| {run} | {record['seconds'] / 60:.0f} | {100 * record[key]:.1f} % |" for run, record, key in rows]
+    return "\n".join(lines) + f"\n\nOn {rows[0][1]['device']}. Slower processors take twice as long or more.\n"
+
+
+# ---------------------------------------------------------------------------------------------------- the docs
+
+
+def pairs_text(part):
+    """Return the table of all pairs of trainings like that of notebook 2's defaults."""
+    published = records.read(part, published=True)
+    table = records.pairs_table(*records.gan_pairs(published, "vgg16_gan"))
+    return f"Test accuracy of {published['vgg16']['model']}:\n\n{table}"
+
+
+def gans_text(part):
+    """Return the table of the GANs' records, and what its columns mean."""
+    first = gans(part)[0]
+    return f"""{gan_table(gans(part))}
+Seed {first["seed"]}, on {first["device"]}. The last row takes real images for the GAN's.
+
+- Consistency: weight of the consistency regularisation.
+- Candidates: images drawn for each one that is kept, the one whose class the teacher is surest of.
+- GAN-train: accuracy on real validation images of a classifier trained on GAN images alone, as many as there are real ones.
+- GAN-test: share of the kept images that the judge, a classifier of real images, names rightly. It names as many real ones as the
+  last row says, but nobody has chosen these.
+- Fréchet: distance in the judge's features. Diversity: within a class, over that of real images.
+- Memorised: share nearer to a training image than 99 % of unseen photographs are.
+"""
+
+
+def gan_table(made):
+    """Return a Markdown table of GANs' records, in their order, with what real images would score."""
+    columns = ("channels", "consistency", "epochs", "minutes", "candidates", "GAN-train", "of real", "GAN-test", "Fréchet")
+    rows = [f"| GAN | {' | '.join(columns)} | diversity | memorised |", "|---|" + "---:|" * 11]
+    for record in made:
+        chosen = record["parameters"]
+        size = f"{chosen['CHANNELS']} | {chosen.get('CONSISTENCY', 0):g}"  # records from before it was a parameter had none
+        counts = f"{size} | {record['epochs_run']} | {record['seconds'] / 60:.1f} | {chosen['CANDIDATES']}"
+        train, test, memorised = (f"{100 * record[key]:.1f} %" for key in ("gan_train", "gan_test", "memorised_pixels"))
+        scores = f"{train} | {record['gan_train_ratio']:.2f} | {test} | {record['fid']:.1f} | {record['diversity']:.2f}"
+        rows.append(f"| `{record['name']}` | {counts} | {scores} | {memorised} |")
+    real = f"{100 * made[0]['gan_test_real']:.1f} %"
+    rows.append(f"| real images | | | | | | {real} | 1 | {real} | {made[0]['fid_real']:.1f} | 1 | 1 % |")
+    return "\n".join(rows) + "\n"
