@@ -256,6 +256,24 @@ def test_flipped_bytes_never_pass(tmp_path):
                 np.testing.assert_array_equal(mine, theirs)
 
 
+@pytest.mark.parametrize("person", [True, False])
+def test_a_person_sees_a_bar_that_moves_and_a_log_one_line_an_epoch(tmp_path, capsys, person):
+    """Keras's own switch decides."""
+    switches = keras.config.disable_interactive_logging, keras.config.enable_interactive_logging
+    switches[person]()
+    try:
+        model = tiny_model()
+        checkpoints.fit(model, tiny_batches(), epochs=2, folder=tmp_path)
+        checkpoints.release(tmp_path)
+    finally:
+        keras.config.enable_interactive_logging()
+    printed = capsys.readouterr().out
+    assert ("10/10" in printed) == person
+    lines = [line for line in printed.splitlines() if line.startswith("epoch   ")]
+    assert [line[:11] for line in lines] == ([] if person else ["epoch   1/2", "epoch   2/2"])
+    assert all("accuracy 0." in line for line in lines)
+
+
 def test_two_checkpoints_are_kept(tmp_path):
     train(tmp_path)
     assert sorted(path.name for path in tmp_path.glob("*/*.npz")) == ["00004-0000000.npz", "00005-0000000.npz"]

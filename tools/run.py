@@ -15,12 +15,14 @@ import tomllib
 
 import nbformat
 import papermill
+from traitlets.config import Config
 
 import core
 from core import cifar100
 from tools import cells
 
 EXPECTED = {"cifar100": (8, 7, 3), "shapes100": (2, 1, 1)}  # minutes of each notebook's defaults on two fast CPU cores
+TRANSPORT = {"transport": "ipc"} if os.name == "posix" else {}  # over TCP each kernel warns that it is not encrypted
 GPU_CHECK = "from core import devices; raise SystemExit(not devices.has_gpu())"
 
 
@@ -125,7 +127,7 @@ def execute(name, part, parameters):
     try:
         papermill.execute_notebook(
             str(cells.FOLDER / f"{name}.ipynb"), str(output), parameters, cwd=str(cells.FOLDER), log_output=True,
-            progress_bar=sys.stderr.isatty(),
+            progress_bar=sys.stderr.isatty(), config=Config(KernelManager=TRANSPORT),
         )  # fmt: skip
     except papermill.PapermillExecutionError as error:
         print(f"\nFAILED {name}, {heading(output, error.cell_index)}\n{error.ename}: {error.evalue}\nExecuted so far: {output}")
