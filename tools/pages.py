@@ -28,6 +28,7 @@ def texts():
             "gans": gans_text("cifar100"),
             "scarce": f"{records.comparison_table(classifiers('cifar100-0.1'))}\n{gan_table(gans('cifar100-0.1'))}",
         },
+        "docs/accuracy.md": {"trials": trials_table()},
         "docs/speed.md": {"bench": bench.report(measured["bench"]), "parity": parity.report(measured["parity"])},
     }
 
@@ -147,6 +148,17 @@ def pairs_text(part):
     published = records.read(part, published=True)
     table = records.pairs_table(*records.gan_pairs(published, "vgg16_gan"))
     return f"Test accuracy of {published['vgg16']['model']}:\n\n{table}"
+
+
+def trials_table():
+    """Return the table of trials of recipes, as results/trials/accuracy.json has them, cheapest first."""
+    trials = json.loads((core.ROOT / "results" / "trials" / "accuracy.json").read_text(encoding="utf-8"))
+    rows = ["| what | width | epochs | cost, 10¹² | minutes | validation accuracy |", "|---|---:|---:|---:|---:|---:|"]
+    for trial in sorted(trials, key=lambda trial: (trial["width"], trial["epochs"], trial["val_accuracy"])):
+        cost, minutes = trial["multiply_adds"] / 1e12, trial["seconds"] / 60
+        counts = f"{trial['width']:g} | {trial['epochs']} | {cost:.0f} | {minutes:.0f}"
+        rows.append(f"| {trial['what']} | {counts} | {100 * trial['val_accuracy']:.1f} % |")
+    return "\n".join(rows) + "\n"
 
 
 def gans_text(part):
