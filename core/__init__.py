@@ -22,7 +22,12 @@ if os.cpu_count() == 2:  # one core for each operation, two operations at a time
 @contextlib.contextmanager
 def no_stderr():
     """Close the process's standard error, C++ code included, for the length of a `with` block."""
-    kept, sink = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        kept = os.dup(2)
+    except OSError:  # a process without one, as some are on Windows
+        yield
+        return
+    sink = os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(sink, 2)
         yield

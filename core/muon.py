@@ -6,11 +6,12 @@ from keras import ops
 
 @keras.saving.register_keras_serializable("cifar100-gan")
 class Muon(keras.optimizers.SGD):
-    """Orthogonalised momentum for convolutions (Jordan et al., 2024); Nesterov's SGD, at `ratio` times the rate, for the rest.
+    """Orthogonalised momentum for convolutions (Jordan et al., 2024); for the rest Nesterov's SGD, at `ratio` times the rate.
 
     A kernel is taken as a matrix (inputs x outputs). All singular values of its step are near 1, and the kernel is scaled to the
-    norm sqrt(outputs) after it. Batch normalisation undoes that scale, so the learning rate is the size of a step relative to
-    the kernel, and no weight decay is needed. (Keras's own Muon leaves four-dimensional kernels to Adam.)
+    norm sqrt(outputs) after it. Batch normalisation, which has to follow each convolution, undoes that scale: the learning rate is
+    the size of a step relative to the kernel, and no weight decay is needed. (Keras's own Muon leaves four-dimensional kernels
+    to Adam.)
     """
 
     def __init__(self, learning_rate=0.025, momentum=0.9, nesterov=True, ratio=4.0, **arguments):
@@ -25,7 +26,9 @@ class Muon(keras.optimizers.SGD):
         self.assign(momentum, self.momentum * momentum + gradient)
         step = orthogonal(ops.reshape(gradient + self.momentum * momentum, (-1, variable.shape[-1])))
         kernel = variable - learning_rate * ops.reshape(step, variable.shape)
-        return self.assign(variable, kernel * (variable.shape[-1] ** 0.5 / ops.norm(ops.reshape(kernel, (-1,)))))
+        return self.assign(
+            variable, kernel * (variable.shape[-1] ** 0.5 / ops.maximum(ops.norm(ops.reshape(kernel, (-1,))), 1e-7))
+        )
 
     def get_config(self):
         return super().get_config() | {"ratio": self.ratio}

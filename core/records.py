@@ -1,6 +1,7 @@
 """Records: one JSON file a run, a reader's in runs/, ours in results/; and the tables made of them."""
 
 import functools
+import hashlib
 import json
 import os
 import platform
@@ -15,6 +16,7 @@ import keras
 
 import core
 from core import cifar100, devices, measures
+from core.digests import file_sha256
 
 KEYS = {
     "name", "notebook", "dataset", "dataset_md5", "model", "seed", "real_fraction", "synthetic_per_class", "parameters",
@@ -69,11 +71,11 @@ def peak_memory_mb():
 
 
 def _commit():
-    """Return the commit, "-dirty" if code differs from it (what runs write does not count); None outside git."""
+    """Return the commit, with "-dirty" and a digest of the difference if code differs from it; None outside git."""
     code = ("*.py", "notebooks", "requirements.txt", "recipes.toml")
-    commands = ("rev-parse", "--short", "HEAD"), ("status", "--porcelain", "--", *code)
+    commands = ("rev-parse", "--short", "HEAD"), ("status", "--porcelain", "--", *code), ("diff", "HEAD", "--", *code)
     try:
-        head, changed = (
+        head, changed, diff = (
             subprocess.run(
                 ["git", "-C", str(core.ROOT), *command], capture_output=True, encoding="utf-8", check=False
             ).stdout.strip()
@@ -81,7 +83,8 @@ def _commit():
         )
     except OSError:  # no git
         return None
-    return head + "-dirty" * bool(changed) if head else None
+    difference = "-dirty-" + hashlib.sha256((changed + diff).encode()).hexdigest()[:8] if changed else ""
+    return f"{head}{difference}" if head else None
 
 
 def _installed(package):
@@ -163,6 +166,10 @@ def find(part, name):
 def manifest(part, run, **changes):
     """Return what images of a GAN's run are told to come from: its record's core, `changes` being parameters of the drawing."""
     record = json.loads(find(part, f"{run}.json").read_text(encoding="utf-8"))
+    if file_sha256(find(part, f"{run}_generator.keras")) != record["generator_sha256"]:
+        raise cifar100.DataError(
+            f"{run}_generator.keras is not that of the record {run}.json: run the notebook with TRAIN = True"
+        )
     keys = ("dataset", "dataset_md5", "train_digest", "seed", "real_fraction", "generator_sha256", "steps")
     return {"run": run} | {key: record[key] for key in keys} | {"parameters": record["parameters"] | changes}
 
@@ -207,12 +214,16 @@ def gan_pairs(records, mixed):
         parameters = {key: value for key, value in record["parameters"].items() if key not in ("SEED", "RUN", "RESUME")}
         return parameters, [record.get(key) for key in ("synthetic_digest", "commit", "precision")]
 
-    def same_code(name):
-        one, other = records[name], records[name.removesuffix("_gan")]
-        return all(one.get(key) == other.get(key) for key in ("commit", "precision"))
+    def alike(name):
+        pair = records[name], records[name.removesuffix("_gan")]
+        besides = ("RUN", "RESUME", "SYNTHETIC_PER_CLASS", "SYNTHETIC_IMAGES")
+        kinds = [{key: value for key, value in one["parameters"].items() if key not in besides} for one in pair]
+        return kinds[0] == kinds[1] and all(
+            pair[0].get(key) == pair[1].get(key) for key in ("commit", "precision", "train_images")
+        )
 
     names = [name for name in records if name.endswith("_gan") and name.removesuffix("_gan") in records]
-    names = [name for name in names if kind(records[name]) == kind(records[mixed]) and same_code(name)]
+    names = [name for name in names if kind(records[name]) == kind(records[mixed]) and alike(name)]
     names.sort(key=lambda name: records[name]["seed"])
     ends = {"with GAN images": "", "without": "_gan"}
     accuracy = {key: [records[name.removesuffix(end)]["test_accuracy"] for name in names] for key, end in ends.items()}

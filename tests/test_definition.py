@@ -1,5 +1,6 @@
 """What defines a training: the same in every process, and never the same for two trainings that differ."""
 
+import functools
 import subprocess
 import sys
 import textwrap
@@ -11,7 +12,7 @@ import pytest
 from conftest import ROOT
 from test_checkpoints import tiny_batches, tiny_model
 
-from core import definition, fast
+from core import cifar100, definition, fast, records
 
 NOTEBOOK = """
 STRENGTH = 0.5
@@ -154,7 +155,9 @@ def test_what_leads_back_to_itself_ends():
 def test_a_long_difference_is_cut():
     now = {"a": [1, 2, 3], "b": {"c": "x"}, "d": None}
     before = {"a": [1, 3, 4], "b": {"c": "y"}, "e": 1}
-    assert definition.difference(now, before, most=2) == "a.1 is 2, was 3; a.2 is 3, was 4; and 2 more"
+    assert definition.difference(now, before, most=2) == "a.1 is 2, was 3; a.2 is 3, was 4; and 3 more"
+    assert definition.difference({"values": {"A": None}}, {"values": {}}) == "values.A is new"
+    assert definition.difference({}, {"e": 1}) == "e is gone"
 
 
 def test_modules_of_the_project_are_followed_and_installed_ones_are_not():
@@ -166,3 +169,221 @@ def test_modules_of_the_project_are_followed_and_installed_ones_are_not():
     code = defined(space)["code"]
     assert "tools.double" in code
     assert not [name for name in code if "unused" in name or name.startswith(("numpy", "keras"))]
+
+
+HOLES = """
+import functools, enum, collections
+D = {"a": 1, "f": [lambda x: x]}
+S = {1, 2}
+SLICE = slice(1, 3)
+PART = functools.partial(pow, 2)
+
+
+class C:
+    k = 1
+
+    @property
+    def p(self):
+        return self.k + 1
+
+    class Inner:
+        depth = 3
+
+
+class E(enum.Enum):
+    a = 1
+
+
+class Thing:
+    def __init__(self, v):
+        self.v = v
+
+    def go(self, y):
+        return y * self.v
+
+
+thing = Thing(5)
+bound = thing.go
+layer = keras.layers.Rescaling(3)
+
+
+@functools.lru_cache
+def cached(x):
+    return x + 7
+
+
+def decorate(f):
+    @functools.wraps(f)
+    def wrapper(y):
+        return f(y) + 11
+
+    return wrapper
+
+
+@decorate
+def decorated(y):
+    return y + 13
+
+
+def make(n):
+    def inner(y):
+        return y * n
+
+    return inner
+
+
+one, two = make(17), make(19)
+f1 = lambda y: y + 23
+f2 = lambda y: y + 29
+
+
+def default(y, a=31, t=(1, 2), *, k=37, g=f1):
+    return sum(d["a"] for d in [D]) + y.shape[0]
+
+
+def helper(y):
+    "Docstring."
+    return D, S, SLICE, PART, C, E, thing, bound, layer, cached, decorated, one, two, f1, f2, default
+
+
+class Cb(keras.callbacks.Callback):
+    def __init__(self, n):
+        super().__init__()
+        self.n = n
+
+    def on_epoch_end(self, epoch, logs=None):
+        helper(self.n)
+
+
+class Sched(keras.optimizers.schedules.LearningRateSchedule):
+    def __call__(self, step):
+        return 0.01 * 41
+
+    def get_config(self):
+        return {}
+
+
+class Loss(keras.losses.Loss):
+    def __init__(self, n):
+        super().__init__()
+        self.n = n
+
+    def call(self, y, p):
+        return keras.ops.mean(p) * self.n
+
+
+class Reg(keras.regularizers.Regularizer):
+    def __call__(self, x):
+        return keras.ops.sum(x) * 43
+
+    def get_config(self):
+        return {}
+
+
+def build():
+    keras.utils.set_random_seed(0)
+    image = keras.Input((2,))
+    x = keras.layers.Dense(3, kernel_regularizer=Reg())(image)
+    x = keras.layers.Lambda(lambda v: v * 47)(x)
+    model = keras.Model(image, keras.layers.Dropout(0.5, seed=53)(x))
+    model.compile(keras.optimizers.SGD(Sched()), Loss(59), metrics=["mae"])
+    return model
+
+
+def callbacks():
+    return [Cb(61), keras.callbacks.ReduceLROnPlateau(factor=0.67)]
+
+
+SHAPE = 71
+shape = 73
+"""
+EDITS = {  # what a training reads, and what a reader may make of it
+    '"a": 1,': '"a": 2,',
+    "lambda x: x]": "lambda x: -x]",
+    "{1, 2}": "{1, 3}",
+    "slice(1, 3)": "slice(1, 4)",
+    "pow, 2": "pow, 3",
+    "k = 1": "k = 2",
+    "self.k + 1": "self.k + 2",
+    "depth = 3": "depth = 4",
+    "a = 1\n": "a = 2\n",
+    "Thing(5)": "Thing(6)",
+    "y * self.v": "y - self.v",
+    "Rescaling(3)": "Rescaling(4)",
+    "x + 7": "x + 8",
+    "f(y) + 11": "f(y) + 22",
+    "y + 13": "y + 24",
+    "make(17)": "make(28)",
+    "make(19)": "make(21)",
+    "y * n": "y - n",
+    "y + 23": "y + 34",
+    "y + 29": "y + 31",
+    "a=31": "a=42",
+    "t=(1, 2)": "t=(1, 3)",
+    "k=37": "k=48",
+    "g=f1": "g=f2",
+    'd["a"]': 'd["f"]',
+    "Cb(61)": "Cb(72)",
+    "factor=0.67": "factor=0.78",
+    "0.01 * 41": "0.02 * 52",
+    "Loss(59)": "Loss(61)",
+    "keras.ops.mean(p)": "keras.ops.max(p)",
+    "* 43": "* 54",
+    "v * 47": "v * 58",
+    "seed=53": "seed=64",
+    '["mae"]': '["mse"]',
+}
+
+
+def holes(text=HOLES):
+    space = notebook(text)
+    return definition.of_training(space["build"](), tiny_batches(), 3, callbacks=space["callbacks"]())
+
+
+@pytest.fixture(scope="module")
+def unedited():
+    return definition.key(holes())
+
+
+def test_the_notebook_of_holes_has_one_key(unedited):
+    assert definition.key(holes()) == unedited
+
+
+@pytest.mark.parametrize("part", EDITS)
+def test_nothing_that_a_training_reads_is_overlooked(part, unedited):
+    """Whatever kind of thing it is, and wherever it hides."""
+    assert HOLES.count(part) == 1
+    assert definition.key(holes(HOLES.replace(part, EDITS[part]))) != unedited
+
+
+@pytest.mark.parametrize(
+    ("part", "other"),
+    [("SHAPE = 71", "SHAPE = 72"), ("shape = 73", "shape = 74"),
+     ('"Docstring."', '"Another."'), ("\n\ndef make", "\n# a\n\ndef make"),
+     ("    return y * n", "    return (y *\n                n)"), ("    return x + 7", '    "A docstring."\n    return x + 7')],
+)  # fmt: skip
+def test_what_a_training_does_not_read_changes_nothing(part, other, unedited):
+    assert HOLES.count(part) == 1
+    assert definition.key(holes(HOLES.replace(part, other))) == unedited
+
+
+def test_modules_that_import_one_another_end():
+    class Own(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            records.run_folder(cifar100.part("shapes100", 1)[0])
+
+    made = definition.of_training(tiny_model(), tiny_batches(), 3, callbacks=[Own()])
+    assert "core.records.run_folder" in made["code"]
+
+
+def test_a_custom_object_that_keras_cannot_write_down_is_still_described():
+    def build(n):
+        keras.utils.set_random_seed(0)
+        image = keras.Input((2,))
+        model = keras.Model(
+            image, keras.layers.Dense(3, activation=functools.partial(keras.ops.leaky_relu, negative_slope=n))(image)
+        )
+        model.compile("sgd", functools.partial(keras.losses.huber, delta=n))
+        return definition.key(definition.of_training(model, tiny_batches(), 1))
+
+    assert build(0.1) == build(0.1) != build(0.2)

@@ -21,6 +21,14 @@ def tagged(notebook, tag):
     return [cell.source for cell in read(notebook) if tag in cell.metadata.get("tags", [])]
 
 
+def parameters(notebook):
+    """Return a notebook's parameters and their defaults."""
+    space = {}
+    for source in tagged(notebook, "parameters"):
+        exec(source, space)
+    return {name: value for name, value in space.items() if name.isupper()}
+
+
 def define(notebook, **names):
     """Return a dictionary of all that a notebook imports and defines, in its cells tagged `imports`, `parameters` and `define`.
 

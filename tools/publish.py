@@ -8,6 +8,8 @@ Nothing else writes there, and with nothing new to copy this changes nothing.
 import argparse
 import base64
 import io
+import json
+import re
 import shutil
 import sys
 
@@ -17,7 +19,7 @@ from PIL import Image
 
 import core
 from core import records
-from tools import cells, pages
+from tools import cells, pages, run
 
 
 def main():
@@ -36,24 +38,46 @@ def main():
         if executed.exists():
             publish_notebook(executed, cells.FOLDER / f"{name}.ipynb")
     for made in (core.ROOT / "runs" / "bench").glob("*.json"):
+        (core.ROOT / "results" / "bench").mkdir(parents=True, exist_ok=True)
         shutil.copy(made, core.ROOT / "results" / "bench")
     pages.fill()
 
 
 def copy_results(runs, results):
-    """Copy records, figures and generators, and make the table of all classifiers' records."""
+    """Copy the records of named scales with their figures and generators, and make the table of all classifiers' records."""
+    kept = [path for path in runs.glob("*.json") if is_of_a_named_scale(path)]
+    if not kept:
+        return
     results.mkdir(parents=True, exist_ok=True)
-    for path in runs.iterdir():
-        if path.suffix in (".json", ".png") or path.name.endswith("_generator.keras"):
+    stems = {path.stem.removesuffix("_gan") for path in kept} | {"comparison"}
+    for path in (*kept, *runs.glob("*.png"), *runs.glob("*_generator.keras")):
+        if path in kept or any(path.stem == stem or path.stem.startswith(f"{stem}_") for stem in stems):
             shutil.copy(path, results)
     (results / "comparison.md").write_text(records.comparison_table(pages.classifiers(results.name)), encoding="utf-8")
+
+
+def is_of_a_named_scale(path):
+    """Whether a record is of committed code, with the notebook's defaults or a recipe's parameters; says so if not."""
+    record = json.loads(path.read_text(encoding="utf-8"))
+    defaults = cells.parameters(record["notebook"])
+    besides = ("SYNTHETIC_IMAGES", "RESUME", "TRAIN", "INCEPTION")
+    scales = [defaults | recipe.get("parameters", {}) | recipe.get(record["notebook"], {}) | values
+              for recipe in ({}, *run.recipes().values()) for values in recipe.get("runs", [{}])]  # fmt: skip
+    own = {name: value for name, value in record["parameters"].items() if name not in besides}
+    named = any(all(scale.get(name) == value for name, value in own.items()) for scale in scales)
+    if named and "dirty" not in (record["commit"] or "dirty"):
+        return True
+    return print(f"{path.name}: of no named scale, or of code that is not committed: not published")
 
 
 def publish_notebook(executed, target):
     """Copy an executed notebook, without outputs that show real images and without what papermill adds."""
     notebook = nbformat.read(executed, 4)
-    if any("injected-parameters" in cell.metadata.get("tags", []) for cell in notebook.cells):
-        return print(f"{executed.name} was run with parameters of its own: not published")
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    if notebook.metadata.get("papermill", {}).get("exception") or not all(cell.execution_count for cell in code):
+        return print(f"{executed.name}: failed or cut off: not published")
+    if sources(notebook) != sources(nbformat.read(target, 4)):
+        return print(f"{executed.name}: not the notebook as it is now, or with parameters of its own: not published")
     counts = [cell.get("execution_count") for cell in notebook.cells]
     remove = TagRemovePreprocessor(remove_all_outputs_tags={"real-images"})
     notebook, _ = remove.preprocess(notebook, {})  # forgets the counts of the cells it empties
@@ -66,6 +90,11 @@ def publish_notebook(executed, target):
         tags = cell.metadata.get("tags")
         cell.metadata = {"tags": tags} if tags else {}
     return nbformat.write(notebook, target)
+
+
+def sources(notebook):
+    """The cells' texts, but for the table that pages.py fills in."""
+    return [re.sub(r"(?s)<!-- expected -->.*<!-- /expected -->", "", cell.source) for cell in notebook.cells]
 
 
 def as_jpeg(data, largest=200_000):

@@ -40,8 +40,10 @@ def main():
     if recipe.get("needs_gpu") and not has_gpu():
         sys.exit(f"make {arguments.recipe} is for a GPU, and none was found. On a CPU: make run, make wide, make long.")
     dataset = arguments.dataset or given.get("DATASET") or choose_dataset()
+    if dataset not in cifar100.DATASETS:
+        sys.exit(f"unknown dataset {dataset!r}; known are {', '.join(cifar100.DATASETS)}")
     chosen = [arguments.only] if arguments.only else recipe.get("notebooks", cells.NOTEBOOKS)
-    announce(arguments.recipe, recipe, dataset, chosen)
+    announce(arguments.recipe, recipe, dataset, chosen, changed=given.keys() - {"DATASET"})
     for values in recipe.get("runs", [{}]):
         for notebook in chosen:
             parameters = parameters_of(notebook, recipe, values, given, dataset)
@@ -91,14 +93,14 @@ def has_gpu():
     return not subprocess.run([sys.executable, "-c", GPU_CHECK], cwd=core.ROOT, check=False).returncode
 
 
-def announce(name, recipe, dataset, chosen):
-    minutes = recipe.get("minutes") if dataset == "cifar100" else None
-    if not recipe or not minutes:
-        each = dict(zip(cells.NOTEBOOKS, EXPECTED[dataset], strict=True))
-        minutes = sum(each[notebook] for notebook in chosen)
-    title = cifar100.TITLES[dataset]
+def announce(name, recipe, dataset, chosen, changed):
+    each = dict(zip(cells.NOTEBOOKS, EXPECTED[dataset], strict=True))
+    minutes = sum(each[notebook] for notebook in chosen)
+    if recipe:  # of which only the whole is known, and on CIFAR-100
+        minutes = recipe.get("minutes") if dataset == "cifar100" else None
     about = f"{name}, {recipe['about']}" if recipe else "the notebooks' defaults"
-    print(f"{title}: {about}. About {minutes} minutes on two fast CPU cores, twice that on slow ones", flush=True)
+    time_needed = f". About {minutes} minutes on two fast CPU cores, twice that on slow ones" if minutes and not changed else ""
+    print(f"{cifar100.TITLES[dataset]}: {about}{time_needed}", flush=True)
 
 
 def choose_dataset():
