@@ -39,7 +39,7 @@ def of_training(model, batches, epochs, early_stopping=None, callbacks=(), repli
     The model is compiled; its present variables count, so that its seed and any pre-trained weights do. `arguments` are those
     of `model.fit`. A callback whose attribute `only_watches` is true is left out.
     """
-    reader, backend = _Reader(), keras.backend.backend()
+    reader, backend = _Reader(model.variables), keras.backend.backend()
     callbacks = [each for each in callbacks if not getattr(each, "only_watches", False)]
     reader.follow_object(early_stopping)
     defined = {
@@ -98,11 +98,15 @@ def _flat(value, path=""):
 class _Reader:
     """Describes objects; gathers in `code` the functions they lead to and in `values` the globals these read."""
 
-    def __init__(self):
+    def __init__(self, variables=()):
+        # a function may know a weight by its `id`, which is another in each process
+        self.identities = {id(variable): f"id of weight {place}" for place, variable in enumerate(variables)}
         self.code, self.values, self.seen, self.followed = {}, {}, {}, {}
 
     def __call__(self, value):
         """Return a description of any object that JSON can hold."""
+        if isinstance(value, int) and value in self.identities:
+            return self.identities[value]
         if value is None or isinstance(value, (bool, int, float, str)):
             return value
         if isinstance(value, np.generic):

@@ -6,12 +6,12 @@ from keras import ops
 
 @keras.saving.register_keras_serializable("cifar100-gan")
 class Muon(keras.optimizers.SGD):
-    """Orthogonalised momentum for convolutions (Jordan et al., 2024); for the rest Nesterov's SGD, at `ratio` times the rate.
+    """Orthogonalised momentum for convolutions (Jordan et al., 2024); Nesterov's SGD, at `ratio` times the rate, for others.
 
     A kernel is taken as a matrix (inputs x outputs). All singular values of its step are near 1, and the kernel is scaled to the
-    norm sqrt(outputs) after it. Batch normalisation, which has to follow each convolution, undoes that scale: the learning rate is
-    the size of a step relative to the kernel, and no weight decay is needed. (Keras's own Muon leaves four-dimensional kernels
-    to Adam.)
+    norm sqrt(outputs) after it. Batch normalisation, which has to follow each convolution, undoes that scale: the learning rate
+    is the size of a step relative to the kernel, and no weight decay is needed. (Keras's own Muon leaves four-dimensional
+    kernels to Adam.)
     """
 
     def __init__(self, learning_rate=0.025, momentum=0.9, nesterov=True, ratio=4.0, **arguments):
