@@ -13,7 +13,7 @@ from core import synthetic
 from tools import cells, publish
 
 
-def clone(copy, folder):
+def clone(folder):
     """A clone of the project with runs of its own on CIFAR-100: the published records, one of them with another accuracy."""
     subprocess.run(["git", "clone", "-q", str(ROOT), str(folder)], check=True)
     for name in ("core", "tools", "notebooks", "docs", "README.md", "results", "utils.py"):
@@ -43,8 +43,8 @@ def published(folder, *arguments):
     return {str(path.relative_to(folder)): path.read_bytes() for path in files if path.is_file()}, done.stdout
 
 
-def test_publishing_copies_what_was_run_and_twice_is_once(copy, tmp_path):
-    folder = clone(copy, tmp_path / "p")
+def test_publishing_copies_what_was_run_and_twice_is_once(tmp_path):
+    folder = clone(tmp_path / "p")
     before = (folder / "synthetic_images" / "cifar100" / "manifest.json").read_bytes()
     once, _ = published(folder)
     assert b"0.4321" in once["results/cifar100/resnet.json"]
@@ -62,16 +62,43 @@ def test_publishing_copies_what_was_run_and_twice_is_once(copy, tmp_path):
     assert published(folder)[0] == once
 
 
-def test_a_notebook_with_parameters_of_its_own_is_not_published(copy, tmp_path):
-    folder = clone(copy, tmp_path / "p")
-    path = folder / "runs" / "cifar100" / "notebooks" / "resnet_baseline.ipynb"
-    notebook = nbformat.read(path, 4)
-    notebook.cells.insert(5, nbformat.v4.new_code_cell("EPOCHS = 3", metadata={"tags": ["injected-parameters"]}))
-    nbformat.write(notebook, path)
-    before = (folder / "notebooks" / "resnet_baseline.ipynb").read_bytes()
-    files, printed = published(folder)
-    assert "resnet_baseline.ipynb was run with parameters of its own: not published" in printed
-    assert b"as run" not in files["notebooks/resnet_baseline.ipynb"] or b"as run" in before
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            lambda notebook: notebook.cells.insert(5, nbformat.v4.new_code_cell("EPOCHS = 3", execution_count=4)),
+            "parameters of its own",
+        ),
+        (lambda notebook: notebook.cells[-1].update(source="edited since"), "not the notebook as it is now"),
+        (lambda notebook: notebook.metadata.update(papermill={"exception": True}), "failed or cut off"),
+        (lambda notebook: [cell.update(execution_count=None) for cell in notebook.cells[-3:] if "outputs" in cell], "cut off"),
+    ],
+)
+def test_a_notebook_that_is_not_ours_as_it_stands_is_not_published(tmp_path, capsys, change, words):
+    target = ROOT / "notebooks" / "resnet_baseline.ipynb"
+    notebook = nbformat.read(target, 4)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.execution_count = 1
+    change(notebook)
+    nbformat.write(notebook, tmp_path / "executed.ipynb")
+    before = target.read_bytes()
+    publish.publish_notebook(tmp_path / "executed.ipynb", target)
+    assert words in capsys.readouterr().out
+    assert target.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("change", "published"),
+    [({}, True), ({"parameters": {"EPOCHS": 1}}, False), ({"commit": "abc-dirty-12345678"}, False), ({"commit": None}, False),
+     ({"parameters": {"SEED": 1, "RUN": "vgg16_seed1"}}, True), ({"parameters": {"SEED": 1}}, False)],
+)  # fmt: skip
+def test_only_runs_of_a_named_scale_and_committed_code_are_published(tmp_path, change, published):
+    """A trial with one epoch, or with code that nobody else has, must not become the repository's number."""
+    record = {"notebook": "vgg16_with_gan", "commit": "abc", "parameters": cells.parameters("vgg16_with_gan")}
+    record |= change | {"parameters": record["parameters"] | change.get("parameters", {})}
+    (tmp_path / "record.json").write_text(json.dumps(record), encoding="utf-8")
+    assert bool(publish.is_of_a_named_scale(tmp_path / "record.json")) == published
 
 
 def test_images_are_published_on_request_alone(project, monkeypatch):

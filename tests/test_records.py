@@ -56,7 +56,10 @@ def test_the_commit_is_dirty_where_code_differs_alone(project):
     (project / "results.json").write_text("2\n")
     assert records.environment()["commit"] == head
     (project / "utils.py").write_text("2\n")
-    assert records.environment()["commit"] == f"{head}-dirty"
+    one = records.environment()["commit"]
+    assert one.startswith(f"{head}-dirty-")
+    (project / "utils.py").write_text("3\n", encoding="utf-8")
+    assert records.environment()["commit"] != one  # another edit is other code
 
 
 def test_record_without_what_it_needs_is_refused(project):
@@ -87,7 +90,7 @@ def test_comparison_table_is_sorted():
 
 def training(seed, accuracy, run="vgg16", images=None, **others):
     parameters = {"SEED": seed, "RUN": run, "RESUME": True, "WIDTH": 0.25} | others
-    code = {"commit": "abc", "precision": "float32"}
+    code = {"commit": "abc", "precision": "float32", "train_images": 9}
     return {"seed": seed, "test_accuracy": accuracy, "parameters": parameters, "synthetic_digest": images} | code
 
 
@@ -111,6 +114,14 @@ def test_pairs_of_other_code_or_precision_are_not_averaged(key, which):
     for name in which:
         records_by_name[name][key] = "other"
     assert records.gan_pairs(records_by_name, "vgg16_gan")[0] == [0]
+
+
+@pytest.mark.parametrize("change", [{"EPOCHS": 1}, {"WIDTH": 0.5}])
+def test_a_plain_training_of_other_parameters_is_no_partner(change):
+    made = {"vgg16": training(0, 0.1, SYNTHETIC_PER_CLASS=0, **change), "vgg16_gan": training(0, 0.6, images="a", EPOCHS=12)}
+    assert records.gan_pairs(made, "vgg16_gan")[0] == []
+    made["vgg16"] = training(0, 0.5, SYNTHETIC_PER_CLASS=0, EPOCHS=12)
+    assert records.gan_pairs(made, "vgg16_gan")[0] == [0]
 
 
 def test_pairs_table_counts_in_percentage_points_and_gives_an_interval():

@@ -27,7 +27,7 @@ def test_one_notebook_can_be_run_alone(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", command)
     assert run.main() == 0
     assert ran == [("resnet_baseline", "shapes100", {"EPOCHS": 3, "BATCH_SIZE": 64, "DATASET": "shapes100"})]
-    assert "About 1 minutes" in capsys.readouterr().out
+    assert "About" not in capsys.readouterr().out  # the minutes of other parameters are not known
 
 
 def test_an_unknown_parameter_is_an_error():
