@@ -149,7 +149,10 @@ def read_both(part):
     A published record that is also this machine's is listed once, as published.
     """
     published = read(part, published=True)
-    own = {name: record for name, record in read(part).items() if record != published.get(name)}
+    same = ("definition", "history", "test_accuracy")
+    own = read(part)
+    twice = [name for name in own.keys() & published.keys() if all(own[name].get(k) == published[name].get(k) for k in same)]
+    own = {name: record for name, record in own.items() if name not in twice}
     named = ((published, "published"), (own, "yours"))
     return [record | {"whose": whose} for records, whose in named for record in records.values()]
 

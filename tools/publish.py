@@ -49,7 +49,8 @@ def copy_results(runs, results):
     if not kept:
         return
     results.mkdir(parents=True, exist_ok=True)
-    stems = {path.stem.removesuffix("_gan") for path in kept} | {"comparison"}
+    first = [path for path in kept if json.loads(path.read_text(encoding="utf-8"))["seed"] == 0]  # other seeds are but numbers
+    stems = {path.stem.removesuffix("_gan") for path in first} | {"comparison"}
     for path in (*kept, *runs.glob("*.png"), *runs.glob("*_generator.keras")):
         if path in kept or any(path.stem == stem or path.stem.startswith(f"{stem}_") for stem in stems):
             shutil.copy(path, results)
