@@ -33,7 +33,7 @@ def test_readme_types_no_result_by_hand():
 
 def test_readme_is_short_and_its_links_lead_somewhere():
     page = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert len(page.split()) <= 900
+    assert len([word for word in page.split() if any(map(str.isalnum, word))]) <= 900
     for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
         for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", path.read_text(encoding="utf-8")):
             assert link.startswith("http") or (path.parent / link).exists(), (path.name, link)

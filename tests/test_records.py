@@ -99,7 +99,7 @@ def test_pairs_are_alike_but_for_seed_and_name():
     made |= {"vgg16_gan": training(0, 0.51, images="a"), "vgg16_seed1": training(1, 0.52, "vgg16_seed1")}
     made |= {"vgg16_seed1_gan": training(1, 0.55, "vgg16_seed1", "a"), "vgg16_alone_gan": training(2, 0.9, images="a")}
     for name, others in {"wide": {"WIDTH": 0.5}, "other": {"images": "b"}}.items():
-        made[f"vgg16_{name}"] = training(3, 0.6, name)
+        made[f"vgg16_{name}"] = training(3, 0.6, name, **{key: others[key] for key in others.keys() - {"images"}})
         made[f"vgg16_{name}_gan"] = training(3, 0.7, name, **{"images": "a"} | others)
     assert records.gan_pairs(made, "vgg16_gan") == ([0, 1], {"with GAN images": [0.51, 0.55], "without": [0.50, 0.52]})
     assert records.gan_pairs(made, "vgg16_wide_gan")[0] == [3]
