@@ -43,13 +43,16 @@ def filled(page, name, text):
 
 
 def fill():
-    """Put the texts into the pages, and into the notebooks' first cells."""
+    """Put the texts into the pages, the tables and the notebooks' first cells."""
     for name, marks in texts().items():
         path = core.ROOT / name
         page = path.read_text(encoding="utf-8")
         for mark, text in marks.items():
             page = filled(page, mark, text)
         path.write_text(page, encoding="utf-8")
+    for part in ("cifar100", "cifar100-0.1"):
+        table = records.comparison_table(classifiers(part))
+        (core.ROOT / "results" / part / "comparison.md").write_text(table, encoding="utf-8")
     for name in cells.NOTEBOOKS:
         notebook = nbformat.read(cells.FOLDER / f"{name}.ipynb", 4)
         notebook.cells[0].source = filled(notebook.cells[0].source, "expected", expected(name))

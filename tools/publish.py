@@ -18,7 +18,6 @@ from nbconvert.preprocessors import TagRemovePreprocessor
 from PIL import Image
 
 import core
-from core import records
 from tools import cells, pages, run
 
 
@@ -44,7 +43,7 @@ def main():
 
 
 def copy_results(runs, results):
-    """Copy the records of named scales with their figures and generators, and make the table of all classifiers' records."""
+    """Copy the records of named scales with their figures and generators."""
     kept = [path for path in runs.glob("*.json") if is_of_a_named_scale(path)]
     if not kept:
         return
@@ -54,7 +53,6 @@ def copy_results(runs, results):
     for path in (*kept, *runs.glob("*.png"), *runs.glob("*_generator.keras")):
         if path in kept or any(path.stem == stem or path.stem.startswith(f"{stem}_") for stem in stems):
             shutil.copy(path, results)
-    (results / "comparison.md").write_text(records.comparison_table(pages.classifiers(results.name)), encoding="utf-8")
 
 
 def is_of_a_named_scale(path):
