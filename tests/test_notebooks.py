@@ -214,7 +214,7 @@ def test_saved_model_predicts_the_same_in_a_new_process(chain):
         import sys, numpy as np
         import utils, keras
         from core import fast
-        model = keras.saving.load_model("runs/{PART}/vgg16_gan.keras")
+        model = keras.saving.load_model("runs/{PART}/vgg16_gan.keras", compile=False)
         data = utils.load("shapes100")
         print((model.predict(data.x_test, verbose=0, batch_size=500).argmax(1) == data.y_test).mean())
     """

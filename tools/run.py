@@ -10,8 +10,10 @@ import logging
 import os
 import subprocess
 import sys
+import tempfile
 import time
 import tomllib
+from pathlib import Path
 
 import nbformat
 import papermill
@@ -22,7 +24,6 @@ from core import cifar100
 from tools import cells
 
 EXPECTED = {"cifar100": (8, 7, 3), "shapes100": (2, 1, 1)}  # minutes of each notebook's defaults on two fast CPU cores
-TRANSPORT = {"transport": "ipc"} if os.name == "posix" else {}  # over TCP each kernel warns that it is not encrypted
 GPU_CHECK = "from core import devices; raise SystemExit(not devices.has_gpu())"
 
 
@@ -127,15 +128,21 @@ def execute(name, part, parameters):
     print(f"\n== {name} ==", flush=True)
     start = time.perf_counter()
     try:
-        papermill.execute_notebook(
-            str(cells.FOLDER / f"{name}.ipynb"), str(output), parameters, cwd=str(cells.FOLDER), log_output=True,
-            progress_bar=sys.stderr.isatty(), config=Config(KernelManager=TRANSPORT),
-        )  # fmt: skip
+        with tempfile.TemporaryDirectory(prefix="kernel-") as sockets:
+            papermill.execute_notebook(
+                str(cells.FOLDER / f"{name}.ipynb"), str(output), parameters, cwd=str(cells.FOLDER), log_output=True,
+                progress_bar=sys.stderr.isatty(), config=Config(KernelManager=transport(sockets)),
+            )  # fmt: skip
     except papermill.PapermillExecutionError as error:
         print(f"\nFAILED {name}, {heading(output, error.cell_index)}\n{error.ename}: {error.evalue}\nExecuted so far: {output}")
         return False
     print(f"== {name}: {(time.perf_counter() - start) / 60:.1f} minutes ==", flush=True)
     return True
+
+
+def transport(folder):
+    """Return how to speak with a kernel: through sockets in a folder of its own; over TCP each kernel warns of eavesdroppers."""
+    return {"transport": "ipc", "ip": str(Path(folder) / "kernel")} if os.name == "posix" else {}
 
 
 def heading(notebook, index):
