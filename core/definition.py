@@ -189,7 +189,8 @@ class _Reader:
         if isinstance(model, keras.Sequential) or type(model).__name__ == "Functional":
             return {"class": type(model).__qualname__, **self.configuration(model)}
         settings = {name: part for name, part in vars(model).items() if isinstance(part, (bool, int, float, str, list, dict))}
-        own = {name: self(part) for name, part in settings.items() if name[0] != "_" and name not in vars(keras.Model())}
+        ordinary = vars(keras.Model())
+        own = {name: self(part) for name, part in settings.items() if name[0] != "_" and name not in ordinary}
         return {"class": type(model).__qualname__, "settings": own, "parts": [self(layer) for layer in model.layers]}
 
     def follow_object(self, thing):

@@ -206,6 +206,11 @@ def comparison_table(records):
     return "\n".join(rows) + "\n"
 
 
+def parameters_but(record, *names):
+    """Return a record's parameters without those named."""
+    return {key: value for key, value in record["parameters"].items() if key not in names}
+
+
 def gan_pairs(records, mixed):
     """Return the seeds of all pairs of trainings like `mixed`, and their test accuracies with and without GAN images.
 
@@ -214,13 +219,13 @@ def gan_pairs(records, mixed):
     """
 
     def kind(record):
-        parameters = {key: value for key, value in record["parameters"].items() if key not in ("SEED", "RUN", "RESUME")}
+        parameters = parameters_but(record, "SEED", "RUN", "RESUME")
         return parameters, [record.get(key) for key in ("synthetic_digest", "commit", "precision")]
 
     def alike(name):
         pair = records[name], records[name.removesuffix("_gan")]
         besides = ("RUN", "RESUME", "SYNTHETIC_PER_CLASS", "SYNTHETIC_IMAGES")
-        kinds = [{key: value for key, value in one["parameters"].items() if key not in besides} for one in pair]
+        kinds = [parameters_but(one, *besides) for one in pair]
         return kinds[0] == kinds[1] and all(
             pair[0].get(key) == pair[1].get(key) for key in ("commit", "precision", "train_images")
         )

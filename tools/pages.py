@@ -120,7 +120,7 @@ def groups(runs):
     """Return lists of records that differ in their seed alone: same model, parameters, images, code and precision."""
     found = {}
     for run in runs:
-        parameters = {key: value for key, value in run["parameters"].items() if key not in ("SEED", "RUN", "RESUME")}
+        parameters = records.parameters_but(run, "SEED", "RUN", "RESUME")
         kind = [run.get(key) for key in ("model", "synthetic_per_class", "synthetic_digest", "commit", "precision")]
         found.setdefault(json.dumps([kind, parameters], sort_keys=True), []).append(run)
     return list(found.values())
