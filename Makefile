@@ -1,11 +1,12 @@
-.PHONY: run long wide pairs adam scarce gpu test soak fuzz bench parity lab lint format publish clean
+SCALES = long wide wide-resnet best adam scarce gpu
+.PHONY: run $(SCALES) test soak fuzz bench parity lab lint format publish clean
 PYTHON ?= python3
 BIN = .venv/bin
 
 run: .venv/run  ## the three notebooks, top to bottom, at their defaults
 	$(BIN)/python -m tools.run $(if $(DATASET),--dataset $(DATASET)) $(ARGS)
 
-long wide pairs adam scarce gpu: .venv/run  ## the same at a named scale: recipes.toml
+$(SCALES): .venv/run  ## the same at a named scale: recipes.toml
 	$(BIN)/python -m tools.run $@ $(if $(DATASET),--dataset $(DATASET)) $(ARGS)
 
 test: .venv/dev  ## all tests

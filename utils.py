@@ -1,9 +1,14 @@
 """What the three notebooks share: load, split, normalise, merge, plot. What lies below is in core/, a subject a file."""
 
+import ipywidgets
+import keras
 import matplotlib.pyplot as plt
 import numpy as np
 import seaborn
+from IPython import get_ipython
+from IPython.display import display
 
+import core
 from core.cifar100 import DataError, load  # noqa: F401 (load is the first step of every notebook)
 
 # ---------------------------------------------------------------------------------------------------- split
@@ -62,31 +67,43 @@ def merge(images, labels, synthetic_images, synthetic_labels, per_class, seed=0)
 
 
 def plot_curves(histories, title, path):
-    """Plot loss and accuracy by epoch, training dashed and validation solid, a colour a run; save to `path`."""
+    """Plot loss and accuracy by epoch, a colour a run; save to `path`."""
+    save_figure(draw_curves(histories), title, path)
+
+
+def draw_curves(histories):
+    """Return a figure of loss and accuracy by epoch, training dashed and validation solid, a colour a run."""
     figure, axes = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
     for colour, (name, history) in zip(seaborn.color_palette("colorblind"), histories.items(), strict=False):
-        for axis, metric in zip(axes, ("loss", "accuracy"), strict=True):
-            epochs = range(1, len(history[metric]) + 1)
-            axis.plot(epochs, history[metric], "--", color=colour, label=f"{name}, training")
-            axis.plot(epochs, history[f"val_{metric}"], "o-", ms=3, color=colour, label=f"{name}, validation")
+        for axis, metric, scale in zip(axes, ("loss", "accuracy"), (1, 100), strict=True):
+            training, held_out = (scale * np.array(history[key]) for key in (metric, f"val_{metric}"))
+            epochs = range(1, len(training) + 1)
+            axis.plot(epochs, training, "--", color=colour, label=f"{name}, training")
+            axis.plot(epochs, held_out, "o-", ms=3, color=colour, label=f"{name}, validation")
+            axis.xaxis.get_major_locator().set_params(integer=True)
     axes[0].set(title="Loss", xlabel="epoch", ylabel="cross-entropy (nats)")
-    axes[1].set(title="Accuracy", xlabel="epoch", ylabel="accuracy (fraction of 1)")
+    axes[1].set(title="Accuracy", xlabel="epoch", ylabel="accuracy (%)")
     axes[1].legend(fontsize=9)
-    save_figure(figure, title, path)
+    return figure
 
 
-def plot_images(images, titles, title, path=None, columns=10):
-    """Draw images `uint8` (n, 32, 32, 3) in rows of `columns`, each under its title if `titles`; save to `path`."""
-    rows = -(-len(images) // columns)
-    figure, axes = plt.subplots(
-        rows, columns, figsize=(columns, rows * (1.25 if titles else 1)), squeeze=False, layout="constrained"
-    )
+def plot_images(images, titles, title, path=None, columns=10, rows=()):
+    """Draw images `uint8` (n, 32, 32, 3) in rows of `columns`; save to `path`.
+
+    The first images stand under `titles`, as many as there are, and beside the rows stands what `rows` says.
+    """
+    height = -(-len(images) // columns)
+    under_titles = -(-len(titles) // columns)
+    size = columns + 0.6 * bool(rows), height + 0.25 * under_titles + 0.4
+    figure, axes = plt.subplots(height, columns, figsize=size, squeeze=False, layout="constrained")
     for axis in axes.flat:
-        axis.axis("off")
-    for i, (axis, image) in enumerate(zip(axes.flat, images, strict=False)):
+        axis.set(xticks=[], yticks=[], frame_on=False)
+    for axis, image in zip(axes.flat, images, strict=False):
         axis.imshow(image)
-        if titles:
-            axis.set_title(titles[i], fontsize=7)
+    for axis, text in zip(axes.flat, titles, strict=False):
+        axis.set_title(text, fontsize=7)
+    for axis, text in zip(axes[:, 0], rows, strict=False):
+        axis.set_ylabel(text, fontsize=8, rotation=0, ha="right", va="center")
     save_figure(figure, title, path)
 
 
@@ -109,3 +126,49 @@ def save_figure(figure, title, path=None):
     if path:
         figure.savefig(path, dpi=110, metadata={"Software": None})
     plt.show()
+
+
+# ---------------------------------------------------------------------------------------------------- watch and play
+
+
+def watch(draw, logs=""):
+    """Return callbacks that watch a training and do not change it.
+
+    The first draws its history anew after each epoch: `draw` takes a history (a list with a value an epoch for each metric) and
+    returns a figure. Where `logs` names a folder, TensorBoard's log goes there.
+    """
+    if not logs:
+        return [LiveFigure(draw)]
+    board = keras.callbacks.TensorBoard(logs, write_graph=False)
+    board.only_watches = True
+    return [LiveFigure(draw), board]
+
+
+class LiveFigure(keras.callbacks.Callback):
+    """One figure under the progress bar, drawn anew after each epoch. In a headless run nobody sees it, so there is none."""
+
+    only_watches = True
+
+    def __init__(self, draw):
+        super().__init__()
+        self.draw, self.history, self.shown = draw, {}, None
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.history = {name: [*self.history.get(name, []), value] for name, value in (logs or {}).items()}
+        if core.HEADLESS or get_ipython() is None:
+            return
+        figure = self.draw(self.history)
+        if self.shown:
+            self.shown.update(figure)
+        else:
+            self.shown = display(figure, display_id=True)
+        plt.close(figure)
+
+
+def play(show, **choices):
+    """Call `show` with the values that a reader chooses: a slider for a range, a menu for a list; headless, with the first."""
+    if core.HEADLESS:
+        show(**{name: values[0] for name, values in choices.items()})
+        return
+    sliders = {name: ipywidgets.SelectionSlider(options=values) for name, values in choices.items() if isinstance(values, range)}
+    ipywidgets.interact(show, **choices | sliders)

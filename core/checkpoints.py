@@ -11,6 +11,7 @@ from pathlib import Path
 import filelock
 import keras
 import numpy as np
+from tqdm.keras import TqdmCallback
 
 from core import definition, devices, fast
 
@@ -36,13 +37,14 @@ def fit(model, batches, *, epochs, folder, resume=True, minutes=5, early_stoppin
 
     Every epoch, and every `minutes` within one, a folder receives weights, optimiser, seed generators, metrics, history and
     the state of `early_stopping` (a Keras callback; it may watch what `callbacks` log); the last two checkpoints are kept.
-    Where writing one takes longer than a twentieth of an epoch, some epochs go without. The next call goes on from the newest
-    whole one, and on a CPU ends in the same bits as a call never interrupted. A finished training is not repeated.
+    If writing one takes more than a twentieth of an epoch, some epochs have none. The next call goes on from the newest undamaged
+    one. On a CPU the result has the same bits as that of an uninterrupted call. A finished training is not repeated.
 
     Each training has a folder of its own within `folder`, named after all that defines it (core/definition.py): model,
     optimiser, loss, batches, data, seed, epochs, callbacks and their code. If any of it is changed, the call says what, and
     trains anew; if it is changed back, the old training is found again. `resume=False` trains anew whatever is there.
-    Callbacks find that folder in their attribute `folder`; one that sets `only_watches = True` defines nothing.
+    Each callback gets that folder as its attribute `folder`, and the history of the epochs before as `history`. One with
+    `only_watches = True` is no part of the definition.
 
     On several machines, which share the folder, the chief writes checkpoints, and only at the end of an epoch.
 
@@ -59,11 +61,9 @@ def fit(model, batches, *, epochs, folder, resume=True, minutes=5, early_stoppin
     else:
         print("{seconds:.0f} s of training found in {}, epoch {epoch}, step {step}".format(Path(folder).name, **saver.state))
     for callback in callbacks:
-        callback.folder = saver.folder
+        callback.folder, callback.history = saver.folder, dict(saver.state["history"]) if saver.state else {}
     stopping = [early_stopping] if early_stopping else []  # it may watch what the callbacks log
-    line = [] if keras.config.is_interactive_logging_enabled() else [_EpochLine(epochs)]
-    callbacks = [fast.KeepMemory(), *callbacks, *stopping, *line, saver]
-    arguments = {"verbose": 0 if line else 1} | arguments
+    callbacks = [fast.KeepMemory(), *callbacks, *stopping]
     while not (saver.state and saver.state["finished"]):
         epoch, start = saver.position
         epoch = epochs if saver.state and saver.state["stopped"] else epoch
@@ -72,7 +72,11 @@ def fit(model, batches, *, epochs, folder, resume=True, minutes=5, early_stoppin
         if start:
             model.test_on_batch(*batches[0])  # makes the metrics' variables, so that they can be restored
         with _naming_lost_workers(folder):
-            model.fit(batches, initial_epoch=epoch, epochs=last, callbacks=callbacks, shuffle=False, **arguments)
+            watchers = [] if "verbose" in arguments else [_progress(epochs)]
+            model.fit(
+                batches, initial_epoch=epoch, epochs=last, callbacks=[*callbacks, *watchers, saver], shuffle=False,
+                **{"verbose": 0} | arguments,
+            )  # fmt: skip
     saver.restore(model)
     return {key: saver.state[key] for key in ("history", "seconds", "steps")} | {"definition": definition.key(defined)}
 
@@ -90,7 +94,7 @@ def _own_folder(folder, defined):
     own = folder / definition.key(defined)
     path = own / "definition.json"
     if not path.exists() and (before := _last_definition(folder)):
-        print(f"{folder.name}: not the training that was here, so trained anew: {definition.difference(defined, before)}")
+        print(f"{folder.name}: trained anew, because its definition changed: {definition.difference(defined, before)}")
     if devices.is_chief():
         own.mkdir(parents=True, exist_ok=True)
         try:
@@ -147,10 +151,15 @@ def release(folder):
         _locks.pop(path).release()
 
 
-class _EpochLine(keras.callbacks.Callback):
-    """Prints one line an epoch, where nobody watches a bar that moves."""
+def _progress(epochs):
+    """Two bars that move, with the time left, where somebody watches; else a line an epoch."""
+    if keras.config.is_interactive_logging_enabled():
+        return TqdmCallback(epochs, mininterval=0.5)
+    return _EpochLine(epochs)
 
-    only_watches = True
+
+class _EpochLine(keras.callbacks.Callback):
+    """Prints one line an epoch, with the minutes that are left at its speed."""
 
     def __init__(self, epochs):
         super().__init__()
@@ -161,7 +170,9 @@ class _EpochLine(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         scores = "  ".join(f"{name} {value:.4f}" for name, value in logs.items())
-        print(f"epoch {epoch + 1:3}/{self.epochs}  {time.perf_counter() - self.start:4.0f} s  {scores}", flush=True)
+        seconds = time.perf_counter() - self.start
+        left = f"{(self.epochs - epoch - 1) * seconds / 60:4.1f} min left"
+        print(f"epoch {epoch + 1:3}/{self.epochs}  {seconds:4.0f} s  {left}  {scores}", flush=True)
 
 
 class _Saver(keras.callbacks.Callback):
@@ -222,7 +233,7 @@ class _Saver(keras.callbacks.Callback):
         step = self.start + batch + 1
         losses = {name: float(value) for name, value in (logs or {}).items()}
         if not all(math.isfinite(value) for value in losses.values()):
-            raise DivergedError(f"epoch {self.epoch + 1}, step {step}: {losses}. The last checkpoint is from before it.")
+            raise DivergedError(f"epoch {self.epoch + 1}, step {step}: {losses}. The newest checkpoint is from before this step.")
         due = time.perf_counter() - self.saved > 60 * self.minutes and not devices.is_multi_worker()  # clocks differ
         if due and step < self.batches.steps:
             self.capture(self.epoch, step)

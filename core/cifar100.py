@@ -188,7 +188,7 @@ def download_cifar100(urls=CIFAR100_URLS, sha256=CIFAR100_SHA256, timeout=30):
                     return target
                 failures.append(f"  {url}: {str(error).splitlines()[0][:200]}")
     raise DownloadError(
-        "CIFAR-100 was not found and could not be downloaded.\nLooked in:\n"
+        "CIFAR-100 is not on this machine and could not be downloaded.\nLooked in:\n"
         + "\n".join(f"  {place}" for place in cifar100_places())
         + "\nTried:\n" + "\n".join(failures)
         + f"\nExpected: cifar-100-python.tar.gz with sha256 {sha256}, or its files with md5 {CIFAR100_MD5}."
@@ -206,6 +206,18 @@ def unpack(archive, folder):
                 raise tarfile.TarError(f"{member} is not a file")
             (folder / member).write_bytes(file.read())
 
+
+CIFAR100_CLASSES = [
+    "apple", "aquarium_fish", "baby", "bear", "beaver", "bed", "bee", "beetle", "bicycle", "bottle", "bowl", "boy", "bridge",
+    "bus", "butterfly", "camel", "can", "castle", "caterpillar", "cattle", "chair", "chimpanzee", "clock", "cloud",
+    "cockroach", "couch", "crab", "crocodile", "cup", "dinosaur", "dolphin", "elephant", "flatfish", "forest", "fox", "girl",
+    "hamster", "house", "kangaroo", "keyboard", "lamp", "lawn_mower", "leopard", "lion", "lizard", "lobster", "man",
+    "maple_tree", "motorcycle", "mountain", "mouse", "mushroom", "oak_tree", "orange", "orchid", "otter", "palm_tree", "pear",
+    "pickup_truck", "pine_tree", "plain", "plate", "poppy", "porcupine", "possum", "rabbit", "raccoon", "ray", "road",
+    "rocket", "rose", "sea", "seal", "shark", "shrew", "skunk", "skyscraper", "snail", "snake", "spider", "squirrel",
+    "streetcar", "sunflower", "sweet_pepper", "table", "tank", "telephone", "television", "tiger", "tractor", "train",
+    "trout", "tulip", "turtle", "wardrobe", "whale", "willow_tree", "wolf", "woman", "worm",
+]  # fmt: skip
 
 COLOURS = {
     "red": (220, 50, 47),
@@ -228,16 +240,22 @@ OUTLINES = {  # corners in degrees, and their distances from the centre
 }
 
 
+SHAPES = [f"{fill} {outline}" for outline in OUTLINES for fill in ("filled", "hollow")]
+
+
+def class_names(name):
+    """Return a dataset's 100 class names in the order of its labels, without loading it."""
+    return CIFAR100_CLASSES if name == "cifar100" else [f"{colour} {shape}" for shape in SHAPES for colour in COLOURS]
+
+
 def draw_shapes100(train_per_class=50, test_per_class=10, seed=0):
     """Draw the stand-in: 5 colours of 20 shapes (10 outlines, filled or hollow), a tenth of CIFAR-100's size."""
-    shapes = [f"{fill} {outline}" for outline in OUTLINES for fill in ("filled", "hollow")]
-    class_names = [f"{colour} {shape}" for shape in shapes for colour in COLOURS]
     rng = np.random.default_rng(seed)
     labels = [rng.permutation(np.repeat(np.arange(100), n)) for n in (train_per_class, test_per_class)]
     images = [np.stack([_draw_shape(label, rng) for label in split]) for split in labels]
     md5 = hashlib.md5(images[0].tobytes(), usedforsecurity=False).hexdigest()
     split = (images[0], labels[0], images[1], labels[1])
-    return Dataset("shapes100", md5, *split, class_names, shapes, np.arange(100) // 5)
+    return Dataset("shapes100", md5, *split, class_names("shapes100"), SHAPES, np.arange(100) // 5)
 
 
 def _draw_shape(label, rng):

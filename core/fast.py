@@ -146,8 +146,8 @@ def _convolve_transposed(images, kernel, strides):
 class Adam(keras.optimizers.Adam):
     """Keras's optimiser on TensorFlow's fused kernel: one pass over each weight where Keras 3 makes some ten.
 
-    A step of a small network is 4 to 7 % faster. The same formula but for an embedding's gradients, of which Keras (on
-    TensorFlow) squares each where an index comes twice: here they are added up first, as on its other backends.
+    A step of a small network is 4 to 7 % faster. The formula is the same but for embeddings. If an index occurs twice, Keras on
+    TensorFlow squares each gradient; here they are added first, as on Keras's other backends.
     """
 
     def update_step(self, gradient, variable, learning_rate):
@@ -165,10 +165,11 @@ class Adam(keras.optimizers.Adam):
 
 
 class KeepMemory(keras.callbacks.Callback):
-    """Lets a step have the memory that the one before has freed: with TensorFlow on Linux up to 1.2 times faster.
+    """Lets a step reuse the memory that the step before has freed: with TensorFlow on Linux up to 1.2 times faster.
 
     TensorFlow feeds `fit` from a generator, and then has glibc map each array of 128 KB and more anew, against a leak of
-    Python 3.11 (`ApplyPython311MemoryPatch` in its source): every page of it is a fault. This takes that back.
+    Python 3.11 (`ApplyPython311MemoryPatch` in its source). Each of its pages then costs a page fault. This callback reverts that
+    setting.
     """
 
     only_watches = True

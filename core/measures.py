@@ -5,11 +5,18 @@ import scipy.special
 
 
 def scores(probabilities, labels):
-    """Return test_accuracy, test_top5 (fractions of 1) and test_loss (nats) of probabilities (n, classes)."""
+    """Return test_accuracy, test_top5 (fractions of 1), test_loss (nats) and test_by_class (a list of accuracies).
+
+    `probabilities` are (n, classes), `labels` (n,).
+    """
     own = probabilities[np.arange(len(labels)), labels]
-    rank = (probabilities > own[:, None]).sum(1)
-    accuracy, top5 = float((probabilities.argmax(1) == labels).mean()), float((rank < 5).mean())
-    return {"test_accuracy": accuracy, "test_top5": top5, "test_loss": float(-np.log(np.maximum(own, 1e-7)).mean())}
+    rank, named = (probabilities > own[:, None]).sum(1), probabilities.argmax(1)
+    return {
+        "test_accuracy": float((named == labels).mean()),
+        "test_top5": float((rank < 5).mean()),
+        "test_loss": float(-np.log(np.maximum(own, 1e-7)).mean()),
+        "test_by_class": class_accuracy(named, labels, probabilities.shape[1]).tolist(),
+    }
 
 
 def evaluate(model, data, train, validation):

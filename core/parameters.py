@@ -8,10 +8,11 @@ from core.synthetic import SOURCES
 
 GAN_RUN = re.compile(r"gan\w*")  # names of GAN trainings, apart from those of classifiers
 VGG_RUN = re.compile(r"vgg16(?!\w*_gan$)\w*")  # those of notebook 2, which adds "_gan" itself
+RESNET_RUN = re.compile(r"resnet(?!\w*_imagenet$)\w*")  # those of notebook 3, which adds "_imagenet" itself
 
 LIMITS = {  # a pair of ints, a pair of floats (an int is welcome too), a tuple of choices, `str`, or a regular expression
     "DATASET": DATASETS, "REAL_FRACTION": (1e-6, 1.0), "SEED": (0, 2**31), "VARIANT": re.compile(r"[a-z]*"),
-    "PRECISION": PRECISIONS, "RESUME": (True, False), "EPOCHS": (1, 10_000), "BATCH_SIZE": (2, 4096),
+    "PRECISION": PRECISIONS, "RESUME": (True, False), "LOGS": str, "PICTURE": str, "EPOCHS": (1, 10_000), "BATCH_SIZE": (2, 4096),
     "LEARNING_RATE": (1e-8, 10.0), "PATIENCE": (1, 10_000),
     # GAN
     "LATENT_DIM": (1, 1024), "CHANNELS": (1, 512), "GUIDANCE": (0.0, 100.0), "MATCHING": (0.0, 100.0), "SPREAD": (0.0, 100.0),

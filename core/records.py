@@ -15,13 +15,15 @@ from pathlib import Path
 import keras
 
 import core
-from core import cifar100, devices, measures
+from core import cifar100, devices, export, measures
 from core.digests import file_sha256
 
 KEYS = {
     "name", "notebook", "dataset", "dataset_md5", "model", "seed", "real_fraction", "synthetic_per_class", "parameters",
     "parameter_count", "epochs_run", "steps", "seconds", "history",
 }  # fmt: skip
+
+NO_PART_OF_TRAINING = ("RUN", "RESUME", "LOGS", "PICTURE", "SYNTHETIC_IMAGES", "TRAIN", "INCEPTION")  # parameters
 
 # ---------------------------------------------------------------------------------------------------- folders
 
@@ -114,16 +116,22 @@ def write(name, **record):
 
 
 def evaluate_and_write(name, trained, run, data, train, validation, **record):
-    """Measure a finished classifier, write its record, print a line, and return its test probabilities (10,000, 100).
+    """Save a finished classifier, measure the saved one, write its record, and return its test probabilities (10,000, 100).
 
-    `run` is what `checkpoints.fit` returned; `train` and `validation` are indices. It reads the test split.
+    The file is runs/<part>/<name>.keras (core/export.py). `run` is what `checkpoints.fit` returned; `train` and `validation` are
+    indices. It reads the test split.
     """
-    scores, probabilities = measures.evaluate(trained, data, train, validation)
+    part, _ = cifar100.part(data.name, record["real_fraction"], record["parameters"].get("VARIANT", ""))
+    file = export.save(trained, run_folder(part) / f"{name}.keras")
+    saved = keras.saving.load_model(file)  # what others will use, so what is measured
+    scores, probabilities = measures.evaluate(saved, data, train, validation)
     write(
         name, dataset=data.name, dataset_md5=data.md5, train_images=len(train), precision=keras.config.dtype_policy().name,
-        parameter_count=trained.count_params(), epochs_run=len(run["history"]["loss"]), **scores, **run, **record,
+        parameter_count=trained.count_params(), epochs_run=len(run["history"]["loss"]), weights_sha256=file_sha256(file),
+        **scores, **run, **record,
     )  # fmt: skip
-    print(f"{name:10}", *(f"{key} {value:.4f} " for key, value in scores.items()), f"{run['seconds'] / 60:.1f} min")
+    printed = (f"{key} {value:.4f} " for key, value in scores.items() if key != "test_by_class")
+    print(f"{name:10}", *printed, f"{run['seconds'] / 60:.1f} min")
     return probabilities
 
 
@@ -167,11 +175,11 @@ def find(part, name):
 
 
 def manifest(part, run, **changes):
-    """Return what images of a GAN's run are told to come from: its record's core, `changes` being parameters of the drawing."""
+    """Return the manifest of a GAN's images: the main fields of its record, with the parameters of the drawing in `changes`."""
     record = json.loads(find(part, f"{run}.json").read_text(encoding="utf-8"))
     if file_sha256(find(part, f"{run}_generator.keras")) != record["generator_sha256"]:
         raise cifar100.DataError(
-            f"{run}_generator.keras is not that of the record {run}.json: run the notebook with TRAIN = True"
+            f"{run}_generator.keras does not belong to the record {run}.json: run notebook 1 with TRAIN = True"
         )
     keys = ("dataset", "dataset_md5", "train_digest", "seed", "real_fraction", "generator_sha256", "steps")
     return {"run": run} | {key: record[key] for key in keys} | {"parameters": record["parameters"] | changes}
@@ -207,8 +215,37 @@ def comparison_table(records):
 
 
 def parameters_but(record, *names):
-    """Return a record's parameters without those named."""
-    return {key: value for key, value in record["parameters"].items() if key not in names}
+    """Return a record's parameters without those named, and without those that change no training."""
+    return {key: value for key, value in record["parameters"].items() if key not in (*NO_PART_OF_TRAINING, *names)}
+
+
+def groups(runs):
+    """Return lists of classifiers' records that differ in their seed alone: same model, parameters, images, code, precision."""
+    found = {}
+    for run in sorted(runs, key=lambda run: run["seed"]):
+        keys = ("model", "synthetic_per_class", "synthetic_digest", "commit", "precision", "whose")
+        kind = [[run.get(key) for key in keys], parameters_but(run, "SEED")]
+        found.setdefault(json.dumps(kind, sort_keys=True), []).append(run)
+    return list(found.values())
+
+
+def label(run):
+    """Return in a few words which network a record is of, and how it was trained."""
+    optimizer = run["parameters"].get("OPTIMIZER", "adam").capitalize()  # records from before it was a parameter
+    whose = f" ({run['whose']})" if "whose" in run else ""
+    return f"{run['model']}, {run['epochs_run']} epochs, {optimizer}{whose}"
+
+
+def paired_groups(runs):
+    """Return what `gan_pairs` finds among a list of records, for each network that has pairs, by its label."""
+    found = {}
+    for whose in dict.fromkeys(run.get("whose") for run in runs):
+        own = {run["name"]: run for run in runs if run.get("whose") == whose}
+        for name in [name for name in own if name.endswith("_gan") and name.removesuffix("_gan") in own]:
+            pairs = gan_pairs(own, name)
+            if pairs[0]:
+                found[label(own[name.removesuffix("_gan")])] = pairs
+    return found
 
 
 def gan_pairs(records, mixed):
@@ -218,21 +255,20 @@ def gan_pairs(records, mixed):
     commit and precision, with the same parameters but for seed and name, and with the same GAN images.
     """
 
-    def kind(record):
-        parameters = parameters_but(record, "SEED", "RUN", "RESUME")
-        return parameters, [record.get(key) for key in ("synthetic_digest", "commit", "precision")]
+    def kind(record, *besides):
+        same = [record.get(key) for key in ("commit", "precision", "train_images")]
+        return same, parameters_but(record, "SEED", *besides)
 
     def alike(name):
         pair = records[name], records[name.removesuffix("_gan")]
-        besides = ("RUN", "RESUME", "SYNTHETIC_PER_CLASS", "SYNTHETIC_IMAGES")
-        kinds = [parameters_but(one, *besides) for one in pair]
-        return kinds[0] == kinds[1] and all(
-            pair[0].get(key) == pair[1].get(key) for key in ("commit", "precision", "train_images")
-        )
+        return pair[0]["seed"] == pair[1]["seed"] and len({str(kind(one, "SYNTHETIC_PER_CLASS")) for one in pair}) == 1
 
     names = [name for name in records if name.endswith("_gan") and name.removesuffix("_gan") in records]
-    names = [name for name in names if kind(records[name]) == kind(records[mixed]) and alike(name)]
-    names.sort(key=lambda name: records[name]["seed"])
+    same = ("synthetic_digest", "synthetic_per_class")
+    names = [name for name in names if all(records[name].get(key) == records[mixed].get(key) for key in same) and alike(name)]
+    names = sorted(
+        (name for name in names if kind(records[name]) == kind(records[mixed])), key=lambda name: records[name]["seed"]
+    )
     ends = {"with GAN images": "", "without": "_gan"}
     accuracy = {key: [records[name.removesuffix(end)]["test_accuracy"] for name in names] for key, end in ends.items()}
     return [records[name]["seed"] for name in names], accuracy
@@ -241,16 +277,20 @@ def gan_pairs(records, mixed):
 def pairs_table(seeds, accuracy):
     """Return a Markdown table of two accuracies a seed, lists of fractions by name, with the first less the second below."""
     lines = [f"| seed | {' | '.join(accuracy)} | difference |", "|---|---:|---:|---:|"]
-    differences = [100 * (one - other) for one, other in zip(*accuracy.values(), strict=True)]
-    for seed, *pair, difference in zip(seeds, *accuracy.values(), differences, strict=True):
+    for seed, *pair, difference in zip(seeds, *accuracy.values(), differences(accuracy), strict=True):
         lines.append(f"| {seed} | {' | '.join(f'{100 * value:.2f} %' for value in pair)} | {difference:+.2f} |")
-    return "\n".join(lines) + f"\n\n{mean_in_words(differences)}\n"
+    return "\n".join(lines) + f"\n\n{mean_in_words(differences(accuracy))}\n"
+
+
+def differences(accuracy):
+    """Return the first less the second of two lists of paired accuracies (fractions of 1), in percentage points."""
+    return [100 * (one - other) for one, other in zip(*accuracy.values(), strict=True)]
 
 
 def mean_in_words(differences):
     """Return a sentence on paired differences (percentage points): their mean and its 95 % interval over seeds."""
     if len(differences) < 2:
-        return "One seed: how far chance goes it cannot say."
+        return "One seed: no interval can be given."
     mean, half = measures.mean_and_interval(differences)
     interval = f"95 % interval {mean - half:+.2f} to {mean + half:+.2f} (Student's t, {len(differences)} seeds)"
     return f"Mean difference {mean:+.2f} percentage points, {interval}."

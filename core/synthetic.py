@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 import core
-from core import devices
+from core import devices, pictures
 from core.cifar100 import DataError
 from core.digests import digest
 
@@ -76,7 +76,7 @@ def load(folder, class_names):
         raise DataError(f"{folder}: {len(wrong)} unusable entries, {len(images)} images\n  " + "\n  ".join(wrong[:50]))
     images, labels, manifest = np.stack(images), np.array(labels), read_manifest(folder)
     if manifest.get("images_sha256", found := digest(images, labels)) != found:
-        advice = "Draw them again, or remove manifest.json if they are yours"
+        advice = "Run notebook 1 again. If the images are your own, remove manifest.json"
         raise DataError(f"{folder}: these are not the images that its manifest.json names. {advice}.")
     print(f"{len(images):,} synthetic images read, {resized} of them resized to 32x32")
     return images, labels, manifest
@@ -87,20 +87,11 @@ def read_image(path, folder):
     try:
         if not path.resolve().is_relative_to(folder.resolve()):
             raise ValueError("a link out of the folder")
-        if not path.is_file():  # a folder, a broken link, or a pipe that would never end
-            raise ValueError("not a file")
-        with Image.open(path) as image:
-            size = image.size
-            if size[0] * size[1] > 2**24:
-                raise ValueError(f"{size[0]}x{size[1]} pixels, at most 16 million are read")
-            if image.mode[0] in "IF":  # 16 bits and more a pixel: Pillow would clip them to 8
-                levels = np.nan_to_num(np.asarray(image, float))
-                image = Image.fromarray((levels / max(levels.max(), 255, 65535 * (levels.max() > 255)) * 255).astype("uint8"))
-            image = image.convert("RGB")
-        image = image if size == (32, 32) else image.resize((32, 32), Image.Resampling.LANCZOS)
-        return np.asarray(image, "uint8"), size
-    except Exception as error:  # a broken image can raise anything
+    except (OSError, ValueError) as error:
         raise DataError(f"{path}: expected an image, found {type(error).__name__}: {error}") from error
+    image = pictures.open_rgb(path, most=2**24)
+    small = image if image.size == (32, 32) else image.resize((32, 32), Image.Resampling.LANCZOS)
+    return np.asarray(small, "uint8"), image.size
 
 
 def read_manifest(folder):

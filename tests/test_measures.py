@@ -31,6 +31,7 @@ def test_scores_of_known_probabilities():
     measured = measures.scores(probabilities, np.array([0, 1, 2, 9]))
     assert measured["test_accuracy"] == 0.75
     assert measured["test_loss"] == pytest.approx(-(3 * np.log(0.55) + np.log(0.05)) / 4)
+    assert measured["test_by_class"][:4] == [1, 1, 1, 0]
     order = np.tile(np.arange(10) / 45, (10, 1))
     assert measures.scores(order, np.arange(10))["test_top5"] == 0.5
 

@@ -52,10 +52,3 @@ def test_a_text_goes_between_its_marks_alone():
     assert pages.filled(page, "x", "new\n") == "a\n<!-- x -->\nnew\n<!-- /x -->\nb"
     with pytest.raises(ValueError, match="no marks 'y'"):
         pages.filled(page, "y", "new")
-
-
-def test_runs_of_other_code_are_not_averaged():
-    run = {"model": "m", "parameters": {"SEED": 0, "WIDTH": 1}, "synthetic_per_class": 0, "commit": "a", "precision": "float32"}
-    alike = run | {"parameters": {"SEED": 1, "WIDTH": 1}}
-    others = [run | {"commit": "b"}, run | {"precision": "bfloat16"}, run | {"parameters": {"SEED": 2, "WIDTH": 2}}]
-    assert sorted(map(len, pages.groups([run, alike, *others]))) == [1, 1, 1, 2]

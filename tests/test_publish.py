@@ -67,11 +67,14 @@ def test_publishing_copies_what_was_run_and_twice_is_once(tmp_path):
     [
         (
             lambda notebook: notebook.cells.insert(5, nbformat.v4.new_code_cell("EPOCHS = 3", execution_count=4)),
-            "parameters of its own",
+            "run with other parameters",
         ),
-        (lambda notebook: notebook.cells[-1].update(source="edited since"), "not the notebook as it is now"),
-        (lambda notebook: notebook.metadata.update(papermill={"exception": True}), "failed or cut off"),
-        (lambda notebook: [cell.update(execution_count=None) for cell in notebook.cells[-3:] if "outputs" in cell], "cut off"),
+        (lambda notebook: notebook.cells[-1].update(source="edited since"), "differs from the present notebook"),
+        (lambda notebook: notebook.metadata.update(papermill={"exception": True}), "failed or did not finish"),
+        (
+            lambda notebook: [cell.update(execution_count=None) for cell in notebook.cells[-3:] if "outputs" in cell],
+            "did not finish",
+        ),
     ],
 )
 def test_a_notebook_that_is_not_ours_as_it_stands_is_not_published(tmp_path, capsys, change, words):
@@ -107,6 +110,7 @@ def test_images_are_published_on_request_alone(project, monkeypatch):
     (project / "runs" / "cifar100").mkdir(parents=True)
     monkeypatch.setattr(publish, "copy_results", lambda *_: None)
     monkeypatch.setattr(publish.pages, "fill", lambda: None)
+    monkeypatch.setattr(publish.figures, "gallery", lambda path: None)
     for arguments, expected in (([], False), (["--images"], True)):
         monkeypatch.setattr(sys, "argv", ["publish", *arguments])
         publish.main()

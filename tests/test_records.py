@@ -9,6 +9,7 @@ import pytest
 
 from core import cifar100, records
 from core.cifar100 import DataError
+from core.digests import file_sha256
 
 
 def record(**changes):
@@ -164,3 +165,47 @@ def test_a_run_s_file_comes_before_the_published_one(project):
 def test_what_defines_a_record_s_training_stands_in_it(project):
     written = json.loads(records.write("run", **record(definition="0a1b2c3d")).read_text(encoding="utf-8"))
     assert written["definition"] == "0a1b2c3d"
+
+
+def test_runs_of_other_code_are_not_averaged():
+    run = training(0, 0.5) | {"model": "m", "synthetic_per_class": 0}
+    others = [run | {"commit": "b"}, run | {"precision": "bfloat16"}, run | {"synthetic_per_class": 20, "synthetic_digest": "a"}]
+    alike = training(1, 0.6, "vgg16_seed1") | {"model": "m", "synthetic_per_class": 0}
+    assert [len(group) for group in records.groups([alike, run, *others])] == [2, 1, 1, 1]
+    wide = training(2, 0.7, WIDTH=0.5) | {"model": "m", "synthetic_per_class": 0}
+    logged = training(3, 0.7, "vgg16_seed3", LOGS="logs", PICTURE="p.png") | {"model": "m", "synthetic_per_class": 0}
+    assert [len(group) for group in records.groups([run, wide, logged])] == [2, 1]  # a log and a picture change no training
+
+
+def test_pairs_are_found_for_each_network_and_owner():
+    made = [training(seed, 0.5, f"vgg16_seed{seed}") | {"name": f"vgg16_seed{seed}"} for seed in (1, 2)]
+    made += [training(seed, 0.6, f"vgg16_seed{seed}", "a") | {"name": f"vgg16_seed{seed}_gan"} for seed in (1, 2)]
+    made = [run | {"model": "m", "epochs_run": 12, "synthetic_per_class": 0, "whose": "published"} for run in made]
+    yours = [run | {"whose": "yours"} for run in made[1::2]]
+    found = records.paired_groups([*made, *yours])
+    assert found["m, 12 epochs, Adam (published)"] == ([1, 2], {"with GAN images": [0.6, 0.6], "without": [0.5, 0.5]})
+    assert found["m, 12 epochs, Adam (yours)"][0] == [2]
+    assert records.paired_groups(made[:2]) == {}
+
+
+def test_what_is_measured_of_a_classifier_is_its_saved_file(project, policy):
+    """A network in bfloat16 and its file differ in the last digits, and others will use the file."""
+    import keras
+    import numpy as np
+
+    data = cifar100.load("shapes100")
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    image = keras.Input((32, 32, 3), dtype="uint8")
+    outputs = keras.layers.Dense(100, activation="softmax", dtype="float32")(keras.layers.Flatten()(image))
+    run = {"history": {"loss": [1.0]}, "seconds": 1.0, "steps": 1}
+    probabilities = records.evaluate_and_write(
+        "m", keras.Model(image, outputs), run, data, np.arange(100), np.arange(100, 200), notebook="n", model="m", seed=0,
+        real_fraction=1.0, synthetic_per_class=0, parameters={},
+    )  # fmt: skip
+    file = project / "runs" / "shapes100" / "m.keras"
+    written = records.read("shapes100")["m"]
+    np.testing.assert_array_equal(probabilities, keras.saving.load_model(file).predict(data.x_test, batch_size=500, verbose=0))
+    assert written["weights_sha256"] == file_sha256(file)
+    assert written["precision"] == "mixed_bfloat16"
+    assert len(written["test_by_class"]) == 100
+    assert np.mean(written["test_by_class"]) == pytest.approx(written["test_accuracy"])

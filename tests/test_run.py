@@ -41,7 +41,12 @@ def test_an_unknown_parameter_is_an_error():
 def test_without_dataset_and_network_the_stand_in_is_taken_loudly(project, monkeypatch, capsys):
     monkeypatch.setattr(run.cifar100.download_cifar100, "__defaults__", (("http://127.0.0.1:9/none",), "0" * 64, 1))
     assert run.choose_dataset() == "shapes100"
-    assert "NOTHING about CIFAR-100" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "NOTHING about CIFAR-100" in printed
+    assert len(printed.strip().splitlines()) == 4
+    log = (project / "runs" / "download.log").read_text(encoding="utf-8")
+    assert "http://127.0.0.1:9/none" in log
+    assert "Looked in" in log
 
 
 def test_an_altered_dataset_is_not_replaced_by_the_stand_in(project, monkeypatch):
@@ -53,13 +58,18 @@ def test_an_altered_dataset_is_not_replaced_by_the_stand_in(project, monkeypatch
 def test_a_recipe_s_parameters_reach_the_notebooks_that_have_them(monkeypatch):
     (only,) = started(monkeypatch, "wide", "--dataset", "cifar100")
     assert only == ("vgg16_with_gan", "cifar100", {"RUN": "vgg16_wide", **run.recipes()["wide"]["parameters"]})
-    pairs = started(monkeypatch, "pairs", "--dataset", "cifar100")
-    assert [(parameters["RUN"], parameters["SEED"]) for _, _, parameters in pairs] == [("vgg16_seed1", 1), ("vgg16_seed2", 2)]
     scarce = started(monkeypatch, "scarce", "--dataset", "cifar100")
     assert [(name, part) for name, part, _ in scarce] == [(name, "cifar100-0.1") for name in cells.NOTEBOOKS]
     assert "WIDTH" not in scarce[0][2]
     gpu = {name: parameters for name, part, parameters in started(monkeypatch, "gpu", "--dataset", "cifar100")}
     assert gpu["gan_synthetic_images"]["EPOCHS"] != gpu["vgg16_with_gan"]["EPOCHS"]
+
+
+def test_seeds_name_their_trainings(monkeypatch):
+    ran = started(monkeypatch, "wide", "--dataset", "cifar100", "--seeds", "0", "3")
+    assert [(parameters["RUN"], parameters["SEED"]) for *_, parameters in ran] == [("vgg16_wide", 0), ("vgg16_wide_seed3", 3)]
+    ran = started(monkeypatch, "--dataset", "cifar100", "--only", "resnet_baseline", "--seeds", "1")
+    assert [(parameters["RUN"], parameters["SEED"]) for *_, parameters in ran] == [("resnet_seed1", 1)]
 
 
 def test_a_parameter_given_by_hand_wins_over_a_recipe(monkeypatch):
@@ -75,12 +85,11 @@ def test_every_recipe_is_made_of_parameters_that_its_notebooks_accept():
     for name, recipe in run.recipes().items():
         assert recipe["about"]
         notebooks = recipe.get("notebooks", cells.NOTEBOOKS)
-        for values in recipe.get("runs", [{}]):
-            for notebook in notebooks:
-                own = recipe.get("parameters", {}) | recipe.get(notebook, {}) | values
-                check_parameters({key: value for key, value in own.items() if key in known[notebook]})
-                assert recipe.get(notebook, {}).keys() <= known[notebook], name
-        assert (recipe.get("parameters", {}) | values).keys() <= set().union(*(known[each] for each in notebooks)), name
+        for notebook in notebooks:
+            own = recipe.get("parameters", {}) | recipe.get(notebook, {})
+            check_parameters({key: value for key, value in own.items() if key in known[notebook]})
+            assert recipe.get(notebook, {}).keys() <= known[notebook], name
+        assert recipe.get("parameters", {}).keys() <= set().union(*(known[each] for each in notebooks)), name
 
 
 def test_make_gpu_refuses_without_a_gpu(monkeypatch):
@@ -104,5 +113,5 @@ def test_a_default_run_is_given_nothing_so_that_its_notebook_can_be_published(mo
 
 def test_the_makefile_names_every_recipe():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    (targets,) = [line.split(":")[0].split() for line in makefile.splitlines() if line.startswith("long ")]
+    (targets,) = [line.split("=")[1].split() for line in makefile.splitlines() if line.startswith("SCALES =")]
     assert sorted(targets) == sorted(set(run.recipes()) - {"stand-in"})

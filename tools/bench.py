@@ -292,7 +292,7 @@ def earlier(path, device, precision, batch_size):
 
 
 def keep(record, text, path):
-    """Write a record, and print what is to be read of it."""
+    """Write a record and print its report."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     print(f"\n{text}")

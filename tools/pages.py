@@ -6,7 +6,7 @@ import statistics
 import nbformat
 
 import core
-from core import measures, records
+from core import cifar100, measures, records
 from tools import bench, cells, parity
 
 REFERENCES = (  # model, test accuracy in %, how; from the projects named
@@ -29,6 +29,7 @@ def texts():
             "scarce": f"{records.comparison_table(classifiers('cifar100-0.1'))}\n{gan_table(gans('cifar100-0.1'))}",
         },
         "docs/accuracy.md": {"trials": trials_table()},
+        "docs/models.md": {"models": models_text()},
         "docs/speed.md": {"bench": bench.report(measured["bench"]), "parity": parity.report(measured["parity"])},
     }
 
@@ -78,7 +79,7 @@ def answer():
     published = records.read("cifar100", published=True)
     _, accuracy = records.gan_pairs(published, "vgg16_gan")
     with_gan, without = (100 * statistics.mean(values) for values in accuracy.values())
-    differences = [100 * (one - other) for one, other in zip(*accuracy.values(), strict=True)]
+    differences = records.differences(accuracy)
     mixed, best = published["vgg16_gan"], max(gans("cifar100"), key=lambda record: record["gan_train"])
     beside = f"{mixed['synthetic_per_class']} GAN images a class beside {mixed['train_images'] // 100} real ones"
     taught, real = (f"{100 * best[key]:.0f} %" for key in ("gan_train", "gan_test_real"))
@@ -94,7 +95,7 @@ Trained on as many real ones, it scores {real}.
 def verdict(differences):
     """Return in a few words what the interval of paired differences says."""
     if len(differences) < 2:
-        return "One pair of trainings cannot tell."
+        return "One seed cannot tell."
     mean, half = measures.mean_and_interval(differences)
     if abs(mean) <= half:
         return "**Not measurably.**"
@@ -104,7 +105,9 @@ def verdict(differences):
 def summary_table():
     """Return the README's table: each kind of classifier with its mean, interval and seeds, and what others report."""
     rows = ["| model | test accuracy | seeds | minutes | how |", "|---|---:|---:|---:|---|"]
-    for runs in sorted(groups(classifiers("cifar100")), key=lambda runs: -statistics.mean(run["test_accuracy"] for run in runs)):
+    for runs in sorted(
+        records.groups(classifiers("cifar100")), key=lambda runs: -statistics.mean(run["test_accuracy"] for run in runs)
+    ):
         run, values = runs[0], [100 * run["test_accuracy"] for run in runs]
         mean = f"{statistics.mean(values):.1f}"
         mean += f" ± {measures.mean_and_interval(values)[1]:.1f}" if len(values) > 1 else ""
@@ -114,16 +117,6 @@ def summary_table():
     rows += [f"| *{model}, elsewhere* | {accuracy} % | 1 | | {how} |" for model, accuracy, how in REFERENCES]
     device = classifiers("cifar100")[0]["device"]
     return "\n".join(rows) + f"\n\nThe test split is read once a run. Intervals: 95 %, over seeds. Minutes: {device}.\n"
-
-
-def groups(runs):
-    """Return lists of records that differ in their seed alone: same model, parameters, images, code and precision."""
-    found = {}
-    for run in runs:
-        parameters = records.parameters_but(run, "SEED", "RUN", "RESUME")
-        kind = [run.get(key) for key in ("model", "synthetic_per_class", "synthetic_digest", "commit", "precision")]
-        found.setdefault(json.dumps([kind, parameters], sort_keys=True), []).append(run)
-    return list(found.values())
 
 
 def expected(notebook):
@@ -151,6 +144,43 @@ def pairs_text(part):
     published = records.read(part, published=True)
     table = records.pairs_table(*records.gan_pairs(published, "vgg16_gan"))
     return f"Test accuracy of {published['vgg16']['model']}:\n\n{table}"
+
+
+def classifier_files(folder):
+    """Return the files of classifiers' weights in a folder."""
+    return sorted(path for path in folder.glob("*.keras") if not path.stem.endswith("_generator"))
+
+
+def models_text():
+    """Return the table of published networks, and what the classifier is worst at."""
+    folder, published = core.ROOT / "results" / "cifar100", records.read("cifar100", published=True)
+    rows = ["| file | network | parameters | size | measured |", "|---|---|---:|---:|---|"]
+    for path in (*classifier_files(folder), *sorted(folder.glob("*_generator.keras"))):
+        record = published[path.stem.removesuffix("_generator")]
+        scored = (
+            "GAN-train {:.1%} of validation images".format(record["gan_train"]) if "gan_train" in record else accuracy_of(record)
+        )
+        size = f"{record['parameter_count']:,} | {path.stat().st_size / 1e6:.1f} MB"
+        rows.append(f"| [`{path.name}`](../results/cifar100/{path.name}) | {record['model']} | {size} | {scored} |")
+    return "\n".join(rows) + "\n" + "".join(f"\n{weakest(published[path.stem])}\n" for path in classifier_files(folder))
+
+
+def accuracy_of(record):
+    """Return a classifier's test accuracy in words and, where its recipe was run with several seeds, their mean and interval."""
+    runs = next(runs for runs in records.groups(classifiers("cifar100")) if record in runs)
+    words = f"test accuracy {100 * record['test_accuracy']:.1f} %, top-5 {100 * record['test_top5']:.1f} %"
+    if len(runs) < 2:
+        return f"{words}, one seed"
+    mean, half = measures.mean_and_interval([100 * run["test_accuracy"] for run in runs])
+    return f"{words}; this recipe {mean:.1f} ± {half:.1f} % ({len(runs)} seeds, 95 %)"
+
+
+def weakest(record, count=8):
+    """Return in a sentence which classes a classifier names worst, and which best."""
+    by_class = sorted(zip(record["test_by_class"], cifar100.class_names("cifar100"), strict=True))
+    worst, best = (", ".join(f"{name.replace('_', ' ')} {100 * share:.0f} %" for share, name in part)
+                   for part in (by_class[:count], by_class[: -count - 1 : -1]))  # fmt: skip
+    return f"Of the 100 test images of a class `{record['name']}` names fewest of: {worst}. It names most of: {best}."
 
 
 def trials_table():

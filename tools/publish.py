@@ -1,8 +1,8 @@
 """Publish: `make publish`. Copies this machine's runs on CIFAR-100 to where the repository shows them.
 
-Records and figures go from runs/ to results/; the three executed notebooks to notebooks/, without real images; the README and
-the docs receive the tables. `--images` copies the drawn images too: they weigh most in everybody's clone.
-Nothing else writes there, and with nothing new to copy this changes nothing.
+Records, figures, generators and the best classifier go from runs/ to results/; the three executed notebooks to notebooks/,
+without real images; the README and the docs receive the tables. `--images` also copies the generated images, the largest part
+of everybody's clone. Only this program writes there. If there is nothing new, it changes nothing.
 """
 
 import argparse
@@ -18,7 +18,8 @@ from nbconvert.preprocessors import TagRemovePreprocessor
 from PIL import Image
 
 import core
-from tools import cells, pages, run
+from core import records
+from tools import cells, figures, pages, run
 
 
 def main():
@@ -39,6 +40,7 @@ def main():
     for made in (core.ROOT / "runs" / "bench").glob("*.json"):
         (core.ROOT / "results" / "bench").mkdir(parents=True, exist_ok=True)
         shutil.copy(made, core.ROOT / "results" / "bench")
+    figures.gallery(core.ROOT / "results" / "cifar100" / "gallery.jpg")
     pages.fill()
 
 
@@ -53,20 +55,32 @@ def copy_results(runs, results):
     for path in (*kept, *runs.glob("*.png"), *runs.glob("*_generator.keras")):
         if path in kept or any(path.stem == stem or path.stem.startswith(f"{stem}_") for stem in stems):
             shutil.copy(path, results)
+    copy_best_classifier([path for path in first if path.with_suffix(".keras").exists()], results)
+
+
+def copy_best_classifier(found, results, largest=20e6):
+    """Copy the weights of one classifier, the best on validation images of those that are small enough; it replaces another."""
+    scores = {path: json.loads(path.read_text(encoding="utf-8")).get("val_accuracy", 0) for path in found}
+    scores = {path.with_suffix(".keras"): score for path, score in scores.items() if score}
+    small = [path for path in scores if path.stat().st_size <= largest]
+    if small:
+        for path in pages.classifier_files(results):
+            path.unlink()
+        shutil.copy(max(small, key=scores.get), results)
 
 
 def is_of_a_named_scale(path):
     """Whether a record is of committed code, with the notebook's defaults or a recipe's parameters; says so if not."""
     record = json.loads(path.read_text(encoding="utf-8"))
     defaults = cells.parameters(record["notebook"])
-    besides = ("SYNTHETIC_IMAGES", "RESUME", "TRAIN", "INCEPTION")
-    scales = [defaults | recipe.get("parameters", {}) | recipe.get(record["notebook"], {}) | values
-              for recipe in ({}, *run.recipes().values()) for values in recipe.get("runs", [{}])]  # fmt: skip
-    own = {name: value for name, value in record["parameters"].items() if name not in besides}
-    named = any(all(scale.get(name) == value for name, value in own.items()) for scale in scales)
+    scales = [defaults | recipe.get("parameters", {}) | recipe.get(record["notebook"], {})
+              for recipe in ({}, *run.recipes().values())]  # fmt: skip
+    own, seed = records.parameters_but(record, "SEED"), record["parameters"].get("SEED", 0)
+    names = [scale for scale in scales if record["parameters"].get("RUN") in (None, run.name_of_run(scale["RUN"], seed))]
+    named = any(all(scale.get(name) == value for name, value in own.items()) for scale in names)
     if named and "dirty" not in (record["commit"] or "dirty"):
         return True
-    return print(f"{path.name}: of no named scale, or of code that is not committed: not published")
+    return print(f"{path.name}: not published: its parameters match no recipe, or its code was not committed")
 
 
 def publish_notebook(executed, target):
@@ -74,9 +88,9 @@ def publish_notebook(executed, target):
     notebook = nbformat.read(executed, 4)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     if notebook.metadata.get("papermill", {}).get("exception") or not all(cell.execution_count for cell in code):
-        return print(f"{executed.name}: failed or cut off: not published")
+        return print(f"{executed.name}: not published: the run failed or did not finish")
     if sources(notebook) != sources(nbformat.read(target, 4)):
-        return print(f"{executed.name}: not the notebook as it is now, or with parameters of its own: not published")
+        return print(f"{executed.name}: not published: it differs from the present notebook, or was run with other parameters")
     counts = [cell.get("execution_count") for cell in notebook.cells]
     remove = TagRemovePreprocessor(remove_all_outputs_tags={"real-images"})
     notebook, _ = remove.preprocess(notebook, {})  # forgets the counts of the cells it empties

@@ -33,6 +33,7 @@ def main():
     parser.add_argument("recipe", nargs="?", choices=named, help="; ".join(f"{n}: {r['about']}" for n, r in named.items()))
     parser.add_argument("--dataset", choices=cifar100.DATASETS, help="cifar100 where it can be had, else shapes100")
     parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="override a parameter")
+    parser.add_argument("--seeds", nargs="+", type=int, help="a training a seed; all but 0 have it in their names")
     parser.add_argument("--only", choices=cells.NOTEBOOKS, help="run this notebook alone")
     arguments = parser.parse_args()
     given = {name: literal(value) for name, value in arguments.p}
@@ -45,9 +46,9 @@ def main():
         sys.exit(f"unknown dataset {dataset!r}; known are {', '.join(cifar100.DATASETS)}")
     chosen = [arguments.only] if arguments.only else recipe.get("notebooks", cells.NOTEBOOKS)
     announce(arguments.recipe, recipe, dataset, chosen, changed=given.keys() - {"DATASET"})
-    for values in recipe.get("runs", [{}]):
+    for seed in arguments.seeds or [None]:
         for notebook in chosen:
-            parameters = parameters_of(notebook, recipe, values, given, dataset)
+            parameters = parameters_of(notebook, recipe, given, dataset, seed)
             part = cifar100.part(dataset, parameters.get("REAL_FRACTION", 1), parameters.get("VARIANT", ""))[0]
             if not execute(notebook, part, parameters):
                 return 1
@@ -78,19 +79,27 @@ def refuse_unknown(given):
         sys.exit(f"unknown parameter {', '.join(unknown)}; known are {', '.join(sorted(known))}")
 
 
-def parameters_of(notebook, recipe, values, given, dataset):
+def parameters_of(notebook, recipe, given, dataset, seed=None):
     """Return what a notebook's parameters are overridden with; what is given by hand comes last, and wins."""
     stand_in = recipes()["stand-in"]["parameters"] if dataset == "shapes100" else {}
-    parameters = stand_in | recipe.get("parameters", {}) | recipe.get(notebook, {}) | values | given
+    parameters = stand_in | recipe.get("parameters", {}) | recipe.get(notebook, {}) | given
     parameters.pop("DATASET", None)
+    if seed is not None:
+        run = parameters.get("RUN", cells.parameters(notebook)["RUN"])
+        parameters |= {"SEED": seed, "RUN": name_of_run(run, seed)}
     if dataset != "cifar100":  # which is the default
         parameters["DATASET"] = dataset
     known = known_parameters(notebook)
     return {name: value for name, value in parameters.items() if name in known}
 
 
+def name_of_run(run, seed):
+    """Return what the training of a seed is called: that of seed 0 has the plain name."""
+    return f"{run}_seed{seed}" if seed else run
+
+
 def has_gpu():
-    """Whether a new process sees a GPU: this one need not wait for TensorFlow otherwise."""
+    """Whether a GPU is found. A new process looks, so that this one need not load TensorFlow."""
     return not subprocess.run([sys.executable, "-c", GPU_CHECK], cwd=core.ROOT, check=False).returncode
 
 
@@ -105,14 +114,18 @@ def announce(name, recipe, dataset, chosen, changed):
 
 
 def choose_dataset():
-    """Return cifar100 if it is on disk or can be downloaded, else the stand-in, loudly. An altered copy is an error."""
+    """Return cifar100 if it is on disk or can be downloaded, else the stand-in, with a message. An altered copy is an error."""
     try:
         if not cifar100.find_cifar100():
             cifar100.download_cifar100()
     except cifar100.DownloadError as error:
-        rule = "!" * 100
-        print(error, rule, "No CIFAR-100: this run uses the stand-in shapes100.", rule, sep="\n")
-        print("Its figures say NOTHING about CIFAR-100.")
+        log = core.ROOT / "runs" / "download.log"
+        log.parent.mkdir(exist_ok=True)
+        log.write_text(f"{error}\n", encoding="utf-8")
+        print("CIFAR-100 is not on this machine, and it could not be downloaded.")
+        print(f"Where we looked and what failed stands in {log.relative_to(core.ROOT)}.")
+        print("This run takes the stand-in shapes100 instead. Its figures say NOTHING about CIFAR-100.")
+        print("To give it the data, set CIFAR100_DIR to a folder with CIFAR-100's files train, test and meta.\n")
         return "shapes100"
     except cifar100.DataError as error:
         sys.exit(str(error))
@@ -122,8 +135,8 @@ def choose_dataset():
 def execute(name, part, parameters):
     """Execute one notebook into runs/<part>/notebooks. Returns whether all cells passed."""
     worker = json.loads(os.environ.get("TF_CONFIG") or "{}").get("task", {}).get("index", 0)
-    run = parameters.get("RUN", name) + f"-worker{worker}" * bool(worker)  # trainings of several names, workers: a copy each
-    output = core.ROOT / "runs" / part / "notebooks" / f"{run}.ipynb"
+    copy = parameters.get("RUN", name) + f"-worker{worker}" * bool(worker)  # trainings of several names, workers: a copy each
+    output = core.ROOT / "runs" / part / "notebooks" / f"{copy}.ipynb"
     output.parent.mkdir(parents=True, exist_ok=True)
     print(f"\n== {name} ==", flush=True)
     start = time.perf_counter()
@@ -141,7 +154,7 @@ def execute(name, part, parameters):
 
 
 def transport(folder):
-    """Return how to speak with a kernel: through sockets in a folder of its own; over TCP each kernel warns of eavesdroppers."""
+    """Return how to speak with a kernel: through sockets in a folder of its own, as over TCP each kernel prints a warning."""
     return {"transport": "ipc", "ip": str(Path(folder) / "kernel")} if os.name == "posix" else {}
 
 
@@ -153,7 +166,7 @@ def heading(notebook, index):
 
 
 def is_output(record):
-    """Whether a line of papermill's log is a cell's output, which then needs no second line break; its own words are not."""
+    """Whether a line of papermill's log is a cell's output and not papermill's message. Strips its second line break."""
     record.msg, record.args = record.getMessage().rstrip("\n"), ()
     return not record.msg.startswith(("Executing", "Ending", "Input", "Output", "<Figure", "<IPython"))
 
