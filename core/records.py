@@ -236,6 +236,13 @@ def label(run):
     return f"{run['model']}, {run['epochs_run']} epochs, {optimizer}{whose}"
 
 
+def minutes_to(level, record):
+    """Return the minutes of training until a run's validation accuracy first was `level` (0 to 1), or None if it never was."""
+    values = record["history"]["val_accuracy"]
+    reached = next((epoch for epoch, value in enumerate(values, 1) if value >= level), None)
+    return record["seconds"] / 60 * reached / len(values) if reached else None
+
+
 def paired_groups(runs):
     """Return what `gan_pairs` finds among a list of records, for each network that has pairs, by its label."""
     found = {}

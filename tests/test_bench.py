@@ -12,7 +12,7 @@ import pytest
 
 import tools
 import utils
-from core import devices, fast, records
+from core import devices, fast
 from tools import bench, parity
 
 
@@ -175,20 +175,6 @@ def test_rows_measured_otherwise_are_not_kept(tmp_path, other):
 @pytest.mark.parametrize("batch_size", [1, 3])
 def test_convolutions_of_any_batch_have_a_rate(batch_size):
     assert bench.convolution_rate(batch_size) > 0
-
-
-def test_minutes_to_an_accuracy():
-    record = {"seconds": 600.0, "history": {"val_accuracy": [0.2, 0.5, 0.4, 0.7]}}
-    assert bench.minutes_to(0.45, record) == 5.0
-    assert bench.minutes_to(0.6, record) == 10.0
-    assert bench.minutes_to(0.8, record) is None
-
-
-def test_milestones_are_those_of_seed_0(monkeypatch):
-    run = {"seconds": 600.0, "history": {"val_accuracy": [0.5]}, "test_accuracy": 0.5, "model": "VGG-16"}
-    made = {"vgg16": run | {"seed": 0}, "vgg16_seed1": run | {"seed": 1, "seconds": 60.0}, "gan": {"seed": 0}}
-    monkeypatch.setattr(records, "read", lambda part, published=False: made if published else {})
-    assert bench.milestones("cifar100") == {"VGG-16": {"0.4483": 10.0, "0.6": None}}
 
 
 def test_without_torch_there_is_no_peer(monkeypatch):

@@ -130,7 +130,7 @@ def test_pairs_table_counts_in_percentage_points_and_gives_an_interval():
     assert "| seed | one | other | difference |" in text
     assert "| 1 | 33.00 % | 30.00 % | +3.00 |" in text
     assert "Mean difference +2.00 percentage points, 95 % interval -0.48 to +4.48 (Student's t, 3 seeds)." in text
-    assert "interval" not in records.pairs_table([0], {"one": [0.31], "other": [0.30]})
+    assert "95 %" not in records.pairs_table([0], {"one": [0.31], "other": [0.30]})
 
 
 def test_own_and_published_records_are_told_apart(project):
@@ -209,3 +209,10 @@ def test_what_is_measured_of_a_classifier_is_its_saved_file(project, policy):
     assert written["precision"] == "mixed_bfloat16"
     assert len(written["test_by_class"]) == 100
     assert np.mean(written["test_by_class"]) == pytest.approx(written["test_accuracy"])
+
+
+def test_minutes_to_an_accuracy():
+    record = {"seconds": 600.0, "history": {"val_accuracy": [0.2, 0.5, 0.4, 0.7]}}
+    assert records.minutes_to(0.45, record) == 5.0
+    assert records.minutes_to(0.6, record) == 10.0
+    assert records.minutes_to(0.8, record) is None

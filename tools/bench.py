@@ -25,7 +25,6 @@ from tools import cells
 
 OUTPUT = core.ROOT / "runs" / "bench" / "bench.json"
 IMAGES = 10_000  # made up, enough that a pipeline cannot live on the processor's cache
-LEVELS = (0.4483, 0.60)  # accuracies to reach: the one first reported for this experiment, and a good one
 GPU = devices.has_gpu()
 GAN_CHANNELS = 64 if GPU else 16
 LATENT_DIM = 64  # notebook 1's
@@ -234,20 +233,6 @@ def measure(network, batch_size, steps, repeats, ceilings):
     }  # fmt: skip
 
 
-def minutes_to(level, record):
-    """Return the minutes of training until a run's validation accuracy first was `level`, or None if it never was."""
-    values = np.array(record["history"]["val_accuracy"])
-    reached = np.flatnonzero(values >= level)
-    return record["seconds"] / 60 * (reached[0] + 1) / len(values) if len(reached) else None
-
-
-def milestones(dataset):
-    """Return for each classifier recorded on `dataset` with seed 0 the minutes to two levels of validation accuracy."""
-    runs = records.read(dataset, published=True) | records.read(dataset)
-    runs = [run for run in runs.values() if "test_accuracy" in run and run["seed"] == 0]
-    return {run["model"]: {str(level): minutes_to(level, run) for level in LEVELS} for run in runs}
-
-
 def report(record):
     """Return the record as Markdown: a table, and where it was measured."""
     names = [name for name in PEERS if any(name in row["images_per_second"] for row in record["rows"])] or PEERS[:2]
@@ -262,12 +247,6 @@ def report(record):
         ratio = f"{row['of_best_peer']:.2f}" if row["of_best_peer"] else "-"
         ours = f"{row['network']} | {row['precision']} | {speed['fit']:.0f} | {100 * row['pipeline_cost']:.1f} %"
         lines.append(f"| {ours} | {' | '.join(peers)} | {ratio} | {100 * row['of_ceiling']:.0f} % |")
-    times = record["minutes_to_accuracy"]
-    reached = {
-        level: ", ".join(f"{model} {minutes[str(level)]:.1f}" for model, minutes in times.items() if minutes[str(level)])
-        for level in LEVELS
-    }
-    times = "; ".join(f"{100 * level:g} %: {models or 'none'}" for level, models in reached.items())
     measured = " and ".join(sorted({row["date"] for row in record["rows"]}))
     rates = " and ".join(f"{rate / 1e9:.0f} in {precision}" for precision, rate in record["convolution_rates"].items())
     start, batch = record["start_up"], record["rows"][0]["batch_size"]
@@ -275,7 +254,6 @@ def report(record):
         f"\n\nBatch {batch}, {record['device']}, {measured}; a few percent are noise. The ceiling is this machine's fastest\n"
         f"convolution in the row's precision, in G multiply-adds a second {rates}.\n"
         f"From start to loaded {start['dataset']}: {start['seconds']:.1f} s, at most {start['peak_mb']:,} MB.\n"
-        f"Minutes of training to a validation accuracy of {times}.\n"
     )
 
 
@@ -324,7 +302,7 @@ def main():
         "convolution_rates": ceilings,
         "start_up": {"dataset": dataset, "seconds": seconds, "peak_mb": memory},
     }
-    record |= {"minutes_to_accuracy": milestones(dataset)} | records.environment()
+    record |= records.environment()
     for network in arguments.only or NETWORKS:
         keras.utils.clear_session()
         devices.set_precision("float32" if network == "GAN" else precision)  # as in the notebooks
