@@ -8,6 +8,7 @@ import nbformat
 import core
 from core import measures, records
 from tools import bench, cells, parity
+from tools.study import report
 
 REFERENCES = (  # model, test accuracy in %, how; from the projects named
     ("VGG-16", "77.98", "300 epochs, AutoAugment and Cutout, best epoch: README of SNN_Calibration (Li et al., 2021)"),
@@ -29,6 +30,7 @@ def texts():
             "scarce": f"{records.comparison_table(classifiers('cifar100-0.1'))}\n{gan_table(gans('cifar100-0.1'))}",
         },
         "docs/accuracy.md": {"trials": trials_table()},
+        "docs/study.md": report.texts(list(records.read("study", published=True).values())),
         "docs/speed.md": {"bench": bench.report(measured["bench"]), "parity": parity.report(measured["parity"])},
     }
 
