@@ -1,5 +1,5 @@
 SCALES = long wide wide-resnet best adam scarce gpu
-.PHONY: run $(SCALES) test soak fuzz bench parity lab lint format publish clean
+.PHONY: run $(SCALES) test soak fuzz bench parity study study-smoke lab lint format publish clean
 PYTHON ?= python3
 BIN = .venv/bin
 
@@ -23,6 +23,12 @@ bench: .venv/bench  ## training speed against plain PyTorch, to runs/bench
 
 parity: .venv/run  ## whether what makes it fast costs accuracy, to runs/bench
 	$(BIN)/python -m tools.parity $(ARGS)
+
+study: .venv/run  ## what GAN images are good for: the runs that are missing, to runs/study
+	$(BIN)/python -m tools.study $(ARGS)
+
+study-smoke: .venv/run  ## the same on the stand-in with a tiny network, to runs/study-smoke
+	$(BIN)/python -m tools.study --smoke $(ARGS)
 
 lab: .venv/run  ## Jupyter in the browser
 	$(BIN)/jupyter lab notebooks

@@ -102,7 +102,11 @@ def write(name, **record):
     if KEYS - record.keys():
         raise ValueError(f"record {name}: missing {sorted(KEYS - record.keys())}")
     part, _ = cifar100.part(record["dataset"], record["real_fraction"], record["parameters"].get("VARIANT", ""))
-    path = run_folder(part) / f"{name}.json"
+    return write_whole(run_folder(part) / f"{name}.json", record)
+
+
+def write_whole(path, record):
+    """Write a record to `path`, whole or not at all, and return the path."""
     partial = path.with_suffix(f".{os.getpid()}.partial")
     try:
         with partial.open("w", encoding="utf-8") as file:

@@ -8,6 +8,7 @@ import nbformat
 import core
 from core import cifar100, measures, records
 from tools import bench, cells, parity
+from tools.study import report
 
 REFERENCES = (  # model, test accuracy in %, how; from the projects named
     ("VGG-16", "77.98", "300 epochs, AutoAugment and Cutout, best epoch: README of SNN_Calibration (Li et al., 2021)"),
@@ -31,6 +32,7 @@ def texts():
         },
         "docs/accuracy.md": {"trials": trials_table()},
         "docs/models.md": {"models": models_text()},
+        "docs/study.md": report.texts(list(records.read("study", published=True).values())),
         "docs/speed.md": {"bench": bench.report(measured["bench"]), "parity": parity.report(measured["parity"])},
     }
 

@@ -20,6 +20,7 @@ from PIL import Image
 import core
 from core import records
 from tools import cells, figures, pages, run
+from tools.study import plan, report
 
 
 def main():
@@ -41,6 +42,7 @@ def main():
         (core.ROOT / "results" / "bench").mkdir(parents=True, exist_ok=True)
         shutil.copy(made, core.ROOT / "results" / "bench")
     figures.gallery(core.ROOT / "results" / "cifar100" / "gallery.jpg")
+    copy_study()
     pages.fill()
 
 
@@ -81,6 +83,24 @@ def is_of_a_named_scale(path):
     if named and "dirty" not in (record["commit"] or "dirty"):
         return True
     return print(f"{path.name}: not published: its parameters match no recipe, or its code was not committed")
+
+
+def copy_study():
+    """Copy the study's records, those of committed code and of the list as it is, and draw its figure anew."""
+    kept = []
+    for path in sorted((core.ROOT / "runs" / "study").glob("*.json")):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if "dirty" in (record["commit"] or "dirty") or not plan.is_listed(record):
+            print(f"{path.name}: not in the list, or of code that is not committed: not published")
+        else:
+            kept.append(path)
+    if not kept:
+        return
+    results = core.ROOT / "results" / "study"
+    results.mkdir(parents=True, exist_ok=True)
+    for path in kept:
+        shutil.copy(path, results)
+    report.figure(list(records.read("study", published=True).values()), results / "worth.png")
 
 
 def publish_notebook(executed, target):

@@ -1,0 +1,477 @@
+"""The study: what makes each use that use, what the statistics find, and what the page says."""
+
+import dataclasses
+import importlib
+import json
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import scipy.stats
+from conftest import ROOT
+
+import core
+from core import checkpoints, records
+from core.cifar100 import DataError
+from tools import publish
+from tools.study import __main__ as study
+from tools.study import beside, distilled, in_turn, materials, mixed, partners, plan, report, robust, statistics, tail, training
+from tools.study.batches import Mixture, Part, one_hot
+
+ARMS = {arm.name: arm for arms, _ in plan.BLOCKS for arm in arms}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """The stand-in's materials in a folder of their own, with a teacher of two steps."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(core, "ROOT", tmp_path_factory.mktemp("study"))
+        before = keras.config.dtype_policy()
+        keras.config.set_dtype_policy("float32")
+        made = materials.Materials(dataclasses.replace(plan.SMOKE, steps=2))
+        assert study.make([plan.Run(ARMS[name], 0) for name in ("teacher", "teacher-tenth")], made) == (2, 0)
+        yield made
+        keras.config.set_dtype_policy(before)
+
+
+def part(n, value, count, is_real=True):
+    """A part of `n` images that all have one grey level, of class 0, 1, 2, ..."""
+    return Part(np.full((n, 32, 32, 3), value, np.uint8), one_hot(np.arange(n) % 100), count, is_real)
+
+
+# ---------------------------------------------------------------------------------------------------- the list
+
+
+def test_each_row_has_its_arms_and_each_arm_its_use():
+    names = [run.name for run in plan.runs()]
+    assert len(set(names)) == len(names)
+    assert {run.arm.name for run in plan.runs(smoke=True)} == ARMS.keys()
+    for row in plan.rows():
+        arms = ARMS[row.arm], ARMS[row.control]
+        assert (arms[0].longer == arms[1].longer) or "twice" in row.use
+        assert all(arm.reads_test for arm in arms)
+    for arm in ARMS.values():
+        assert callable(importlib.import_module(f"tools.study.{arm.use}").prepare)
+        assert arm.source in {*mixed.SOURCES, "real"}
+
+
+def test_teachers_come_before_all_that_need_them():
+    listed = plan.runs()
+    for place, run in enumerate(listed):
+        if run.arm.needs_teacher:
+            assert [r for r in listed[:place] if r.arm.kept and (r.seed, r.arm.fraction) == (run.seed, run.arm.fraction)], (
+                run.name
+            )
+    chosen = plan.chosen(listed, "tenth-distilled-gan")
+    assert {run.arm.name for run in chosen} == {"teacher-tenth", "tenth-distilled-gan"}
+
+
+# ---------------------------------------------------------------------------------------------------- batches
+
+
+def test_a_mixture_shows_each_image_as_often_as_any_other():
+    parts = [part(10, 0, 7), part(3, 255, 5, is_real=False)]
+    batches = Mixture(parts, seed=0, steps=6)
+    assert batches.exposures(epochs=2) == (84, 60)
+    for number, one in enumerate(parts):
+        seen = sum(one.take((0, number), position)[1].sum(0) for position in range(12))[: len(one.images)]
+        assert seen.max() - seen.min() <= 1
+    images, labels = batches[0]
+    assert images.shape == (12, 32, 32, 3)
+    assert (images[:, 0, 0, 0] == 255).sum() == 5
+    assert labels.sum() == 12
+
+
+def test_a_batch_depends_on_seed_epoch_and_step_alone():
+    batches, again = (Mixture([part(50, 9, 8)], seed=1, steps=4, cutmix=0.5) for _ in range(2))
+    for one in (batches, again):
+        one.on_epoch_end()
+    again.start = 2  # taken up in the middle of an epoch
+    assert all(np.array_equal(a, b) for a, b in zip(batches[3], again[1], strict=True))
+    assert len(again) == 2
+    assert not np.array_equal(batches[0][1], batches[1][1])
+
+
+def test_parts_apart_are_not_mixed_with_each_other():
+    images, _ = Mixture([part(9, 0, 6), part(9, 255, 3)], seed=0, steps=4, cutmix=1.0, apart=True)[0]
+    assert images[:6].max() == 0
+    assert images[6:].min() == 255
+
+
+# ---------------------------------------------------------------------------------------------------- materials
+
+
+def test_photographs_are_stratified_and_fewer_are_part_of_more(world):
+    labels = world.data.y_train[world.chosen(0, 250)]
+    assert len(labels) == 250
+    assert set(np.bincount(labels, minlength=100)) == {2, 3}
+    assert set(world.chosen(0, 100)) < set(world.chosen(0, 250))
+    assert set(world.chosen(0, 250)) <= set(world.split()[0])
+    assert not np.array_equal(world.chosen(0, 100), world.chosen(1, 100))
+    assert np.array_equal(world.chosen(0, 45_000, 0.1), world.split(0.1)[0])
+
+
+def test_gan_images_are_the_surest_of_the_candidates_and_kept(world):
+    generator, _ = world.generator(1.0)
+    labels = np.arange(20)
+    one, four = (materials.draw(generator, labels, 0, candidates, chunk=8) for candidates in (1, 4))
+    assert four.astype(int).sum() > one.astype(int).sum()  # the stand-in is surer of brighter images
+    images, labels = world.generated(0, 1.0)
+    assert len(list((world.folder / "images").glob("*.npy"))) >= 1
+    assert set(np.bincount(labels[:100], minlength=100)) == {1}
+    assert images.shape == (1000, 32, 32, 3)
+
+
+def test_a_generator_that_has_seen_other_images_is_refused(project, world):
+    folder = project / "results" / "cifar100"
+    folder.mkdir(parents=True)
+    (folder / "gan_long_generator.keras").write_bytes(b"")
+    made = materials.Materials(dataclasses.replace(plan.SMOKE, dataset="cifar100"))
+    made.data = world.data
+    record = {"dataset": world.data.name, "dataset_md5": world.data.md5, "train_digest": "other", "generator_sha256": "other"}
+    for content, words in ((record, "belong to another run"), ({"dataset": "cifar100"}, "does not say")):
+        (folder / "gan_long.json").write_text(json.dumps(content), encoding="utf-8")
+        with pytest.raises(DataError, match=words):
+            made.generator(1.0)
+
+
+# ---------------------------------------------------------------------------------------------------- merged, and controls
+
+
+def test_shuffled_labels_are_those_of_other_images_and_as_many_a_class(world):
+    arm = dataclasses.replace(ARMS["tenth-merged-1-shuffled"], extra=1000)
+    images, labels = mixed.shuffled(arm, 0, world)
+    drawn, own = mixed.gan(arm, 0, world)
+    assert np.array_equal(images, drawn)
+    assert np.array_equal(np.bincount(labels), np.bincount(own))
+    assert (labels == own).mean() < 0.05
+
+
+def test_the_filter_drops_the_worst_tenth_of_each_class():
+    labels = np.repeat(np.arange(3), 20)
+    own = np.tile(np.linspace(1, 0, 20), 3)
+    kept = mixed.likeliest(own, labels)
+    assert np.array_equal(np.bincount(labels[kept]), [18, 18, 18])
+    assert own[kept].min() > np.delete(own, kept).max()
+
+
+def test_filter_and_teacher_s_labels_come_from_the_teacher(world):
+    taught = mixed.extra_part(ARMS["tenth-merged-1-taught"], 0, world, 8)
+    expected = world.teacher(0, 0.1).predict(taught.images, verbose=0)
+    np.testing.assert_allclose(taught.labels, expected, atol=1e-6)
+    assert not np.allclose(expected, world.teacher(0, 1.0).predict(taught.images, verbose=0))
+    images, labels = mixed.filtered(ARMS["all-merged-1-filtered"], 0, world)
+    assert set(np.bincount(labels)) == {9}  # of ten images a class
+    assert len(images) == 900
+
+
+def test_controls_are_real_images_or_noise(world):
+    arm = ARMS["tenth-merged-0.25"]
+    photographs, own = world.photographs(0, arm.real, arm.fraction)
+    known = {image.tobytes(): label for image, label in zip(photographs, own, strict=True)}
+    duplicates, labels = mixed.duplicates(arm, 0, world)
+    assert [known[image.tobytes()] for image in duplicates] == labels.tolist()
+    changed, again = mixed.stronger(arm, 0, world)
+    assert again.tolist() == labels.tolist()
+    assert not any(image.tobytes() in known for image in changed)
+    noise, _ = mixed.noise(arm, 0, world)
+    assert abs(noise.mean() - 127.5) < 1
+
+
+@pytest.mark.parametrize(
+    ("name", "real", "other"),
+    [("hard-400", 32, 0), ("hard-400-gan", 8, 24), ("hard-gan-alone", 0, 32), ("tenth-merged-1", 16, 16), ("tenth-fewer", 16, 0),
+     ("tenth-merged-1-duplicates", 32, 0), ("tenth-more", 48, 0), ("all-first-0.5", 16, 16), ("tail-plain", 32, 0)],
+)  # fmt: skip
+def test_what_a_step_shows(world, name, real, other):
+    """A step of the training, on average: as many images with GAN images as without, unless the arm says otherwise."""
+    arm = ARMS[name]
+    _, _, batches = importlib.import_module(f"tools.study.{arm.use}").prepare(arm, 0, world)
+    steps = batches.steps * world.scale.epochs
+    assert steps == world.scale.steps * arm.longer
+    assert batches.exposures(world.scale.epochs) == (real * steps, other * steps)
+
+
+def test_pairs_start_from_the_same_weights(world):
+    networks = [distilled.prepare(ARMS[name], 0, world)[1] for name in ("distilled-400", "distilled-400-gan")]
+    networks.append(mixed.prepare(ARMS["hard-400"], 0, world)[1])
+    for network in networks[1:]:
+        assert all(
+            np.array_equal(a, b) for a, b in zip(network.trainable_variables, networks[0].trainable_variables, strict=True)
+        )
+
+
+# ---------------------------------------------------------------------------------------------------- the other uses
+
+
+def test_distillation_learns_the_teacher_s_probabilities_and_no_label(world):
+    model, _, batches = distilled.prepare(ARMS["distilled-400"], 0, world)
+    images, labels = batches[0]
+    teacher = model.teacher.get_weights()
+    losses = [float(model.compute_loss(images, y, model(images))) for y in (labels, labels[::-1])]
+    assert losses[0] == losses[1] > 0
+    model.compile("sgd")
+    model.train_on_batch(images, labels)
+    assert all(np.array_equal(a, b) for a, b in zip(teacher, model.teacher.get_weights(), strict=True))
+    assert float(model.compute_loss(images, labels, model.teacher(images))) == pytest.approx(0, abs=1e-6)
+    p = np.array([[0.5, 0.3, 0.2]])
+    np.testing.assert_allclose(np.exp(distilled.softened(p, 2.0)), p**0.5 / (p**0.5).sum(), rtol=1e-5)
+
+
+def test_gan_images_come_first_and_then_none():
+    batches = in_turn.InTurn([part(5, 255, 4, is_real=False), part(5, 0, 4)], 0, steps=4, cutmix=0.5, first_steps=6)
+    levels = []
+    for _ in range(2):
+        batches.on_epoch_end()  # as fit does before the first epoch
+        levels += [int(batches[step][0].mean()) for step in range(4)]
+    assert levels == [255] * 6 + [0] * 2
+    assert batches.exposures(2) == (8, 24)
+
+
+def test_partners_show_their_image_s_class_and_leave_its_label():
+    values = np.repeat(np.arange(100), 3).astype(np.uint8)
+    shown = np.broadcast_to(values[::-1, None, None, None] + np.uint8(100), (300, 32, 32, 3)).copy()
+    batches = partners.SameClass([part(100, 0, 50)], 0, 9, 1.0, shown, values[::-1].astype(int))
+    pasted = 0
+    for step in range(9):
+        images, labels = batches[step]
+        for image, label in zip(images, labels.argmax(1), strict=True):
+            assert set(np.unique(image)) <= {0, label + 100}
+            pasted += image.max() > 0
+        assert labels.max(1).min() == 1
+    assert pasted > 100
+
+
+def test_images_beside_have_batch_norm_statistics_of_their_own(world):
+    model, network, batches = beside.prepare(ARMS["tenth-beside"], 0, world)
+    images, labels = batches[0]
+    assert (len(images), model.real) == (48, 32)
+    normalizations = [layer for layer in network.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    before = [layer.moving_mean.numpy() for layer in normalizations]
+    model.compile("sgd", "categorical_crossentropy")
+    results = []
+    for others in (images[32:], 255 - images[32:]):
+        for layer, mean in zip(normalizations, before, strict=True):
+            layer.moving_mean.assign(mean)
+        model(np.concatenate([images[:32], others]), training=True)
+        results.append([layer.moving_mean.numpy() for layer in normalizations])
+    assert all(np.array_equal(a, b) for a, b in zip(*results, strict=True))
+    assert not np.array_equal(results[0][0], before[0])
+    assert model.double.layers[2] is network.layers[2]  # the convolution
+    y_pred = model(images, training=True)
+    losses = keras.losses.categorical_crossentropy(labels, y_pred).numpy()
+    assert float(model.compute_loss(images, labels, y_pred)) == pytest.approx(
+        losses[:32].mean() + 0.5 * losses[32:].mean(), rel=1e-5
+    )
+
+
+def test_a_long_tail_is_filled_up_evenly():
+    labels = np.repeat(np.arange(100), 450)
+    kept = tail.long_tail(labels, 100, seed=0)
+    counts = np.bincount(labels[kept], minlength=100)
+    assert (counts.max(), counts.min()) == (450, 4)
+    assert np.median(counts) == pytest.approx(45, abs=2)
+    fill = tail.filling(labels[kept], labels)
+    assert set(counts + np.bincount(labels[fill], minlength=100)) == {450}
+
+
+def test_logit_adjustment_takes_the_frequencies_off(world):
+    model, network, batches = tail.prepare(ARMS["tail-adjusted"], 0, world)
+    images, labels = batches[0]
+    assert sum(model.frequencies) == pytest.approx(1)
+    p = network(images).numpy() * np.array(model.frequencies)
+    expected = -(labels * np.log(p / p.sum(1, keepdims=True))).sum(1).mean()
+    assert float(model.compute_loss(images, labels, network(images))) == pytest.approx(expected, rel=1e-4)
+    assert len(batches.parts) == 1
+
+
+def test_an_attack_stays_within_its_radius_and_raises_the_loss(world):
+    network = world.teacher(0, 1.0)
+    images, labels = world.data.x_test[:32].astype("float32"), one_hot(world.data.y_test[:32])
+    chain = robust.floating(network)
+    np.testing.assert_allclose(chain(images), network(world.data.x_test[:32]), atol=1e-5)
+    changed = robust.attacked(chain, images, labels, 8.0, 3, np.zeros_like(images)).numpy()
+    assert 0 <= changed.min() <= changed.max() <= 255
+    assert 7.9 < abs(changed - images).max() <= 8.001
+    losses = [float(np.mean(keras.losses.categorical_crossentropy(labels, chain(x)))) for x in (images, changed)]
+    assert losses[1] > losses[0]
+    accuracy = (network.predict(world.data.x_test[:32], verbose=0).argmax(1) == world.data.y_test[:32]).mean()
+    assert robust.robust_accuracy(network, world.data.x_test[:32], world.data.y_test[:32], 8.0, 2, 2) <= accuracy
+
+
+# ---------------------------------------------------------------------------------------------------- runs
+
+
+@pytest.mark.parametrize("name", ["hard-400-gan", "distilled-gan-alone", "tenth-first-0.5", "tenth-partners-gan", "tenth-beside",
+                                  "tail-filled", "robust-0.3", "choice-temperature-4"])  # fmt: skip
+def test_a_run_of_each_use_leaves_a_record_and_is_made_once(world, monkeypatch, name):
+    run, read = plan.Run(ARMS[name], 0), []
+    monkeypatch.setattr(training.measures, "scores", lambda *_: read.append(1) or {"test_accuracy": 0.5})
+    assert study.make([run], world) == (1, 0)
+    record = json.loads((world.folder / f"{run.name}.json").read_text(encoding="utf-8"))
+    assert record["parameters"] == run.parameters(world.scale)
+    assert record["steps"] == 2
+    assert len(read) == run.arm.reads_test == ("test_accuracy" in record)
+    assert record["real_exposures"] + record["other_exposures"] == 2 * (48 if run.arm.use == "beside" else 32)
+    assert ("generated_digest" in record, "teacher_sha256" in record) == (run.arm.uses_gan, run.arm.needs_teacher)
+    assert ("robust_accuracy" in record) == (run.arm.use == "robust")
+    assert {"val_accuracy", "commit", "versions", "device", "definition", "history", "seconds"} <= record.keys()
+    assert not training.checkpoint_folder(run, world).exists()
+    monkeypatch.setattr(training, "train", None)
+    assert study.make([run], world) == (0, 0)
+    other = dataclasses.replace(world.scale, temperature=3.0)
+    assert not study.is_done(run, other, world.folder, {run.name: record})
+
+
+def test_a_run_cut_off_is_taken_up_by_another_process(world, monkeypatch):
+    """What defines a training is the same in each process, so that the checkpoints of a killed one are found."""
+    listed = [plan.Run(ARMS[name], 0) for name in ("distilled-400-gan", "tenth-partners-real", "all-beside", "robust-0.7")]
+    monkeypatch.setattr(training, "measured", lambda *_: 1 / 0)
+    for run in listed:
+        with pytest.raises(ZeroDivisionError):
+            study.make([run], world)
+        checkpoints.release(training.checkpoint_folder(run, world))
+        assert not (world.folder / f"{run.name}.json").exists()
+    names = ", ".join(repr(run.name) for run in listed)
+    code = f"""
+import dataclasses, pathlib, core
+core.ROOT = pathlib.Path({str(core.ROOT)!r})
+from tools.study import __main__ as study, materials, plan
+scale = dataclasses.replace(plan.SMOKE, steps=2)
+study.make([run for run in plan.runs() if run.name in [{names}]], materials.Materials(scale))
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.count("s of training found") == 4, done.stdout
+    assert all((world.folder / f"{run.name}.json").exists() for run in listed)
+
+
+def test_no_run_begins_after_the_minutes_and_a_diverged_one_is_named(world, monkeypatch, capsys):
+    listed = [plan.Run(ARMS["hard-1000"], 0), plan.Run(ARMS["hard-1000"], 1)]
+    assert study.make(listed, world, minutes=0) == (0, 0)
+    assert "2 runs left" in capsys.readouterr().out
+
+    def diverging(*_):
+        raise checkpoints.DivergedError("nan")
+
+    monkeypatch.setattr(training, "train", diverging)
+    assert study.make(listed, world, most=1) == (0, 1)
+    assert study.make(listed, world) == (0, 2)
+    assert "FAILED hard-1000-seed1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("done", "failed", "goes_on"), [(40, 0, True), (1, 39, True), (0, 40, False), (39, 0, False)])
+def test_a_new_process_goes_on_after_some_runs(project, monkeypatch, policy, done, failed, goes_on):
+    started = []
+    monkeypatch.setattr(study, "make", lambda *_: (done, failed))
+    monkeypatch.setattr(study.os, "execv", lambda _, arguments: started.append(arguments))
+    monkeypatch.setattr(study.sys, "argv", ["study", "--smoke"])
+    assert study.study([], plan.SMOKE, minutes=5) == failed
+    assert [arguments[1:5] for arguments in started] == [["-m", "tools.study", "--smoke", "--minutes"]] * goes_on
+    assert all(4.9 < float(arguments[5]) <= 5 for arguments in started)
+    checkpoints.release(project)
+
+
+def test_the_list_says_what_is_done_and_what_is_missing(world, capsys):
+    listed = [plan.Run(ARMS["teacher"], 0), plan.Run(ARMS["hard-2000"], 0)]
+    study.show(listed, world.scale, world.folder)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[:2]] == ["done", "missing"]
+    assert lines[2].startswith("1 of 2 done")
+
+
+# ---------------------------------------------------------------------------------------------------- statistics
+
+
+def test_paired_agrees_with_scipy_and_closed_cases():
+    rng = np.random.default_rng(0)
+    for n in (2, 3, 5, 20):
+        a, b = rng.normal(60, 1, n), rng.normal(59, 1, n)
+        mean, half, p = statistics.paired(a, b)
+        test = scipy.stats.ttest_rel(a, b)
+        low, high = test.confidence_interval(0.95)
+        assert (mean, mean - half, mean + half, p) == pytest.approx(((a - b).mean(), low, high, test.pvalue))
+    assert statistics.paired([1, 3], [0, 0])[2] == pytest.approx(1 - 2 / np.pi * np.arctan(2))  # one degree: Cauchy, t = 2
+    assert statistics.paired([2, 2], [1, 1]) == (1, 0, 0)
+    assert statistics.paired([2, 2], [2, 2]) == (0, 0, 1)
+
+
+def test_holm_in_closed_cases():
+    assert statistics.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert statistics.holm([0.5, 0.9]) == [1, 1]
+    assert statistics.holm([0.02]) == [0.02]
+    assert statistics.holm([]) == []
+
+
+def simulated(effects, seeds=5, spread=0.003, seed=0):
+    """Records of arms whose accuracy is 0.4 plus an effect, a part common to a seed, and chance."""
+    rng = np.random.default_rng(seed)
+    common = rng.normal(0, 0.01, seeds)
+    base = {"commit": "a", "precision": "float32", "dataset": "cifar100", "seconds": 60, "device": "a device", "real_images": 400}
+    return [
+        base | {"name": f"{arm}-seed{number}", "arm": arm, "seed": number, "val_accuracy": 0.4,
+                "test_accuracy": 0.4 + effect + common[number] + rng.normal(0, spread)}
+        for arm, effect in effects.items()
+        for number in range(seeds)
+    ]  # fmt: skip
+
+
+def test_a_planted_effect_is_found_and_a_planted_null_is_not():
+    rows = [plan.Row(f"use {number}", f"arm{number}", f"control{number}") for number in range(20)]
+    nulls = 0
+    for trial in range(20):
+        effects = {
+            f"{kind}{number}": 0.05 * (kind == "arm" and number == 3) for number in range(20) for kind in ("arm", "control")
+        }
+        found = [effect.row.arm for effect in statistics.compare(simulated(effects, seed=trial), rows) if effect.adjusted < 0.05]
+        assert "arm3" in found
+        nulls += len(found) > 1
+    assert nulls <= 4  # of 20 tables, one in twenty has a false row
+
+
+def test_pairs_are_of_one_commit_and_only_measured_ones_count():
+    row = plan.Row("use", "arm", "control")
+    made = simulated({"arm": 0.0, "control": 0.0}, seeds=4)
+    made[0]["commit"] = "b"  # the arm's seed 0
+    assert [pair[0]["seed"] for pair in statistics.pairs(made, row)] == [1, 2, 3]
+    assert statistics.pairs(made, dataclasses.replace(row, measure="robust_accuracy")) == []
+    single = statistics.compare(simulated({"arm": 0.1, "control": 0.0}, seeds=1), [row])
+    assert (single[0].seeds, single[0].p, single[0].adjusted) == (1, None, None)
+
+
+# ---------------------------------------------------------------------------------------------------- the report
+
+
+def test_without_records_the_page_says_so():
+    assert set(report.texts([]).values()) == {report.NONE_YET}
+
+
+def test_the_page_and_the_figure_say_what_the_records_say(tmp_path):
+    made = simulated({"distilled-gan-alone": 0.05, "hard-gan-alone": -0.1}, seeds=3, spread=0)
+    for place, real in enumerate(plan.REAL):
+        arms = {f"{labels}-{real}": 0.1 * place for labels in report.CURVES} | {f"distilled-{real}-gan": 0.1 * place + 0.02}
+        made += [record | {"real_images": real} for record in simulated(arms, seeds=3, spread=0)]
+    texts = report.texts(made)
+    assert "as many as 141 photographs" in texts["worth"]  # half of the way from 100 to 200, in the logarithm
+    assert texts["worth"].count("as many as") == 1
+    assert "| beside 400 real images, distilled | `distilled-400` | 3 | +2.00 |" in texts["table"]
+    report.figure(made, tmp_path / "worth.png")
+    assert (tmp_path / "worth.png").stat().st_size > 10_000
+
+
+def test_worth_is_read_off_where_the_curve_reaches_the_line():
+    assert report.worth((100, 1000), (20, 40), 30) == pytest.approx(100 * 10**0.5)
+    assert report.worth((100, 1000), (20, 40), 50) is None
+    assert report.worth((), (), 50) is None
+
+
+def test_only_listed_runs_of_committed_code_are_published(project, capsys):
+    run = plan.Run(ARMS["hard-400"], 0)
+    record = simulated({"hard-400": 0.0}, seeds=1)[0] | {"name": run.name, "parameters": run.parameters(plan.FULL)}
+    for name, changes in {"a": {}, "b": {"commit": "x-dirty-1"}, "c": {"parameters": {}}}.items():
+        records.write_whole(records.run_folder("study") / f"{name}.json", record | changes)
+    publish.copy_study()
+    published = project / "results" / "study"
+    assert {path.name for path in published.iterdir()} == {"a.json", "worth.png"}
+    assert capsys.readouterr().out.count("not published") == 2

@@ -1,0 +1,122 @@
+"""Make the runs of the study that are missing, in order: `make study`. It may be stopped at any moment and goes on from there.
+
+Records go to runs/study/, and at the end the table and the figure. `make study-smoke` makes one run of each arm on the stand-in.
+"""
+
+import argparse
+import os
+import sys
+import time
+
+from core import checkpoints, devices, records
+from tools.study import plan, report, training
+from tools.study.materials import Materials
+
+RUNS_A_PROCESS = 40  # TensorFlow keeps some 30 MB of every network that it has trained: then a new process goes on
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.study", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--smoke", action="store_true", help="on the stand-in, with a tiny network: a few minutes")
+    parser.add_argument(
+        "--only", metavar="USE", help="runs of this use, or whose name has this in it, and the teachers they need"
+    )
+    parser.add_argument("--minutes", type=float, help="begin no run after so many minutes")
+    parser.add_argument("--list", action="store_true", help="say what is done and what is missing, and stop")
+    arguments = parser.parse_args()
+    scale = plan.SMOKE if arguments.smoke else plan.FULL
+    chosen = plan.chosen(plan.runs(arguments.smoke), arguments.only)
+    if not chosen:
+        sys.exit(f"no run of {arguments.only!r}; uses are {', '.join(sorted({run.arm.use for run in plan.runs()}))}")
+    if arguments.list:
+        return show(chosen, scale, records.run_folder(scale.folder))
+    return study(chosen, scale, arguments.minutes)
+
+
+def study(runs, scale, minutes=None):
+    """Make the missing ones of the runs, then the table and the figure; return how many runs failed."""
+    materials, begun = Materials(scale), time.perf_counter()
+    try:
+        checkpoints.claim(materials.folder)
+    except checkpoints.CheckpointError as error:
+        sys.exit(str(error))
+    made = records.read(scale.folder).values()
+    devices.set_precision(next((record["precision"] for record in made), scale.precision))  # the study's is one
+    done, failed = make(runs, materials, minutes, RUNS_A_PROCESS)
+    write_report(scale, materials.folder)
+    if done and done + failed == RUNS_A_PROCESS:
+        rest = [] if minutes is None else ["--minutes", str(minutes - (time.perf_counter() - begun) / 60)]
+        os.execv(sys.executable, [sys.executable, "-m", "tools.study", *sys.argv[1:], *rest])
+    return failed
+
+
+def show(runs, scale, folder):
+    """Print each run, whether it is done, and how long it takes."""
+    made = records.read(scale.folder)
+    for run in runs:
+        done = is_done(run, scale, folder, made)
+        print(f"{'done' if done else 'missing':8}{seconds(run, scale, made) / 60:6.1f} min  {run.arm.use:10} {run.name}")
+    missing = [run for run in runs if not is_done(run, scale, folder, made)]
+    print(f"{len(runs) - len(missing)} of {len(runs)} done, {hours(missing, scale, made)} left")
+
+
+def make(runs, materials, minutes=None, most=None):
+    """Make the missing ones of the runs, at most `most`, and say how far it is; return how many were made and how many failed."""
+    begun, done, failed, scale = time.perf_counter(), 0, 0, materials.scale
+    environment = records.environment()  # now: the commit that this process has loaded
+    made = records.read(scale.folder)
+    missing = [run for run in runs if not is_done(run, scale, materials.folder, made)]
+    print(f"{len(runs) - len(missing)} of {len(runs)} runs are done, {hours(missing, scale, made)} left", flush=True)
+    for number, run in enumerate(missing[:most], 1):
+        if minutes is not None and time.perf_counter() - begun > 60 * minutes:
+            print(f"{minutes:g} minutes are over: {len(missing) - number + 1} runs left")
+            break
+        try:
+            record = training.train(run, materials)
+        except checkpoints.DivergedError as error:
+            failed += 1
+            print(f"FAILED {run.name}: {error}", flush=True)
+            continue
+        training.finish(run, materials, record, environment)
+        made[run.name], done = record, done + 1
+        took = f"validation {100 * record['val_accuracy']:.1f} %, {record['total_seconds']:.0f} s"
+        print(f"{number:3} of {len(missing)}  {run.name}: {took}; {hours(missing[number:], scale, made)} left", flush=True)
+    return done, failed
+
+
+def is_done(run, scale, folder, made):
+    """Whether a run's record is there, made with the numbers that the list has now; a teacher's network has to be there too."""
+    same = made.get(run.name, {}).get("parameters") == run.parameters(scale)
+    return same and (not run.arm.kept or (folder / f"{run.name}.keras").exists())
+
+
+def seconds(run, scale, made):
+    """Return how long a run takes: as long as records of its use took a step, or else an estimate."""
+    steps = run.parameters(scale)["steps"] * run.arm.batch
+    alike = [record for record in made.values() if record["use"] == run.arm.use]
+    if alike:
+        seen = sum(record["steps"] * record["parameters"]["batch"] for record in alike)
+        return steps * sum(record["total_seconds"] for record in alike) / seen
+    return steps * plan.SECONDS_A_STEP * plan.COST.get(run.arm.use, 1.0) * scale.batch_size / plan.FULL.batch_size
+
+
+def hours(runs, scale, made):
+    """Return in words how long runs take together."""
+    total = sum(seconds(run, scale, made) for run in runs)
+    return f"{total / 3600:.1f} hours" if total > 5400 else f"{total / 60:.0f} minutes"
+
+
+def write_report(scale, folder):
+    """Write the table and the figure of this machine's records beside them."""
+    made = list(records.read(scale.folder).values())
+    text = "\n".join(report.texts(made).values()).replace("../results/study/", "")
+    (folder / "study.md").write_text(text, encoding="utf-8")
+    if made:
+        report.figure(made, folder / "worth.png")
+    print(f"Records, table (study.md) and figure (worth.png) are in runs/{scale.folder}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,129 @@
+"""What the runs share: data and its split, the real images a student may see, GAN images, teachers."""
+
+import functools
+import json
+import os
+
+import keras
+import numpy as np
+
+import core
+import utils
+from core import records, synthetic
+from core.cifar100 import DataError
+from core.digests import digest, file_sha256
+from tools.study import stand_in
+
+GENERATORS = {1.0: ("cifar100", "gan_long"), 0.1: ("cifar100-0.1", "gan")}  # published ones, by what they have seen
+
+
+class Materials:
+    """All that a study's runs are made of, each loaded or made when it is first asked for."""
+
+    def __init__(self, scale):
+        self.scale, self.folder = scale, records.run_folder(scale.folder)
+
+    @functools.cached_property
+    def data(self):
+        return utils.load(self.scale.dataset)
+
+    def split(self, fraction=1.0):
+        """Return train and validation indices, those of the notebooks; `fraction` (0 to 1) of the training split."""
+        return utils.split(self.data.y_train, real_fraction=fraction)
+
+    def chosen(self, seed, n, fraction=1.0):
+        """Return the sorted indices of `n` training images, chosen by `seed`, or of all if there are not so many."""
+        train, _ = self.split(fraction)
+        return train[stratified(self.data.y_train[train], n, seed)]
+
+    def photographs(self, seed, n, fraction=1.0):
+        """Return `n` real training images `uint8` (n, 32, 32, 3) and labels (n,), classes as even as can be."""
+        chosen = self.chosen(seed, n, fraction)
+        return self.data.x_train[chosen], self.data.y_train[chosen]
+
+    @functools.lru_cache(2)  # noqa: B019 (one object, as long as the process)
+    def generator(self, fraction):
+        """Return the generator that has seen `fraction` of the training split, and its file's sha256 (None: a stand-in).
+
+        Raises `DataError` where it has seen other images than the split's.
+        """
+        if self.scale.dataset != "cifar100":
+            return stand_in.generator(), None
+        part, run = GENERATORS[fraction]
+        folder = core.ROOT / "results" / part
+        path, record = folder / f"{run}_generator.keras", json.loads((folder / f"{run}.json").read_text(encoding="utf-8"))
+        train, sha256 = digest(self.split(fraction)[0]), file_sha256(path)
+        seen = {"dataset": self.data.name, "dataset_md5": self.data.md5, "train_digest": train, "generator_sha256": sha256}
+        if missing := seen.keys() - record.keys():
+            raise DataError(f"{run}.json does not say what the generator has seen: {', '.join(sorted(missing))}")
+        synthetic.check_manifest(record, **seen)
+        return keras.saving.load_model(path, compile=False), sha256
+
+    def generator_sha256(self, fraction):
+        """Return the sha256 of a generator's file, or None for a stand-in."""
+        return self.generator(fraction)[1]
+
+    @functools.lru_cache(2)  # noqa: B019
+    def generated(self, seed, fraction):
+        """Return GAN images `uint8` (n, 32, 32, 3), as even among classes in every first part, and labels (n,)."""
+        n, candidates = self.scale.gan_images, self.scale.candidates
+        generator, sha256 = self.generator(fraction)
+        path = self.folder / "images" / f"{(sha256 or 'stand-in')[:8]}-seed{seed}-{n}-best-of-{candidates}.npy"
+        labels = np.resize(np.arange(100), n)
+        if not path.exists():
+            print(f"{n:,} GAN images are drawn for seed {seed}", flush=True)
+            save_whole(path, draw(generator, labels, seed, candidates))
+        return np.load(path), labels
+
+    @functools.lru_cache(2)  # noqa: B019
+    def generated_digest(self, seed, fraction):
+        """Return the digest of the GAN images and their labels."""
+        return digest(*self.generated(seed, fraction))
+
+    def teacher_path(self, seed, fraction):
+        """Return the file of the classifier that has seen `fraction` of the training split."""
+        return self.folder / f"teacher{'-tenth' * (fraction < 1)}-seed{seed}.keras"
+
+    @functools.lru_cache(2)  # noqa: B019
+    def teacher(self, seed, fraction):
+        """Return the finished classifier of real images alone that labels and judges. Raises `DataError` where there is none."""
+        path = self.teacher_path(seed, fraction)
+        if not path.exists():
+            raise DataError(f"no {path}: its run comes first in the list")
+        return keras.saving.load_model(path, compile=False)
+
+
+def stratified(labels, n, seed):
+    """Return the sorted indices of `n` of the labels, or of all: classes differ by one at most, and fewer are part of more."""
+    rng = np.random.default_rng((seed, 31))
+    order = np.argsort(rng.random(len(labels)), kind="stable")
+    place = np.empty(len(labels))  # of each label among those of its class
+    for label in np.unique(labels):
+        own = order[labels[order] == label]
+        place[own] = np.arange(len(own)) + rng.random()  # the class's own number decides who is first among equals
+    return np.sort(np.argsort(place, kind="stable")[:n])
+
+
+def draw(generator, labels, seed, candidates, chunk=5_000):
+    """Draw one image `uint8` (32, 32, 3) for each label, the surest of so many candidates, as notebook 1 does."""
+    rng, images = np.random.default_rng((seed, 32)), np.zeros((len(labels), 32, 32, 3), "uint8")
+    for first in range(0, len(labels), chunk):
+        part, wanted = images[first : first + chunk], labels[first : first + chunk].astype("int32")
+        surest = np.full(len(part), -1.0)
+        for _ in range(candidates):
+            noise = rng.standard_normal((len(part), generator.inputs[0].shape[1]), "float32")
+            drawn, sure = generator.predict([noise, wanted], batch_size=250, verbose=0)
+            better = sure > surest
+            part[better], surest[better] = utils.to_bytes(drawn[better]), sure[better]
+    return images
+
+
+def save_whole(path, array):
+    """Write an array to `path`, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(f".{os.getpid()}.partial")
+    with partial.open("wb") as file:
+        np.save(file, array)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)

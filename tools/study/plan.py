@@ -1,0 +1,273 @@
+"""The list of runs, in the order of what they tell, and all numbers that decide what a run is and how long it takes.
+
+Not there yet: a long-tailed split whose generator has seen that split alone (the one here has seen all training images), and
+students started from the discriminator's features.
+"""
+
+import dataclasses
+import json
+
+ALL = 45_000  # real images of the training split
+TENTH = 4_500  # as many as the tenth of it that the generator of results/cifar100-0.1 has seen
+
+
+@dataclasses.dataclass(frozen=True)
+class Scale:
+    """How large the study is. A run's record holds these numbers; a run made with others is not the run that is asked for."""
+
+    folder: str = "study"  # in runs/
+    dataset: str = "cifar100"
+    network: str = "vgg16"  # notebook 2's, or "tiny": two convolutions
+    width: float = 0.25  # channels of VGG-16, as a part of the paper's
+    precision: str = "auto"
+    batch_size: int = 256
+    epochs: int = 10  # parts that a training is cut into: a checkpoint and a line of the history each
+    steps: int = 1_500  # optimiser steps of a student
+    learning_rate: float = 0.025  # Muon's, the highest of one cycle
+    warmup: float = 0.2  # part of the steps in which the rate rises
+    label_smoothing: float = 0.1  # of hard labels
+    cutmix: float = 0.5  # probability that a batch is mixed
+    temperature: float = 2.0  # of distillation
+    gan_images: int = 45_000  # drawn once a seed
+    candidates: int = 4  # images drawn for each one that is kept, as in notebook 1
+    attack_images: int = 1_000  # test images that the last attack is made on
+
+
+FULL = Scale()
+SMOKE = Scale(
+    folder="study-smoke", dataset="shapes100", network="tiny", precision="float32", batch_size=32, epochs=2, steps=4,
+    gan_images=1_000, candidates=2, attack_images=20,
+)  # fmt: skip
+SECONDS_A_STEP = 0.1  # of a plain student at full scale on two fast cores: an estimate until there are records
+COST = {"mixed": 1.0, "distilled": 1.35, "beside": 1.6, "robust": 4.0}  # a step's seconds over a plain student's
+
+# ---------------------------------------------------------------------------------------------------- what a run is
+
+
+@dataclasses.dataclass(frozen=True)
+class Arm:
+    """One way to train a student; runs of an arm differ in their seed alone.
+
+    `use` is the file that prepares it. `share` (0 to 1) of each batch is not from the `real` images but from `source`
+    (mixed.SOURCES), `extra` different images at most; their labels are "hard" or the "teacher"'s. Generator and teacher have seen
+    `fraction` of the training split, which the real images are taken from. `batch` and `longer` multiply batch size and steps.
+    """
+
+    name: str
+    use: str = "mixed"
+    real: int = ALL
+    share: float = 0.0
+    source: str = "gan"
+    extra: int = ALL
+    labels: str = "hard"
+    fraction: float = 1.0
+    batch: float = 1.0
+    longer: int = 1
+    reads_test: bool = True  # False: a choice, made on the validation split
+    kept: bool = False  # its network is saved: a teacher
+    options: dict = dataclasses.field(default_factory=dict)  # what only its use knows
+
+    @property
+    def needs_teacher(self):
+        return self.use == "distilled" or self.labels == "teacher" or self.source == "filtered"
+
+    @property
+    def uses_gan(self):
+        return self.source in ("gan", "filtered", "shuffled", "noise") and (
+            self.share > 0 or self.use in ("in_turn", "partners", "tail")
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One row of the table: what an arm gains over its control, a pair a seed."""
+
+    use: str
+    arm: str
+    control: str
+    measure: str = "test_accuracy"
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A training: an arm and a seed."""
+
+    arm: Arm
+    seed: int
+
+    @property
+    def name(self):
+        return f"{self.arm.name}-seed{self.seed}"
+
+    def parameters(self, scale):
+        """Return all numbers that the run is made with, as its record holds them."""
+        values = dataclasses.asdict(scale) | dataclasses.asdict(self.arm)
+        return json.loads(json.dumps(values | {"steps": scale.steps * self.arm.longer}))
+
+
+# ---------------------------------------------------------------------------------------------------- the figure
+
+REAL = (100, 200, 400, 1_000, 2_000, TENTH, ALL)  # real images a student may see
+SHARES = {100: 0.75, 200: 0.75, 400: 0.75, 1_000: 0.75, 2_000: 0.5, TENTH: 0.5, ALL: 0.25}  # of GAN images beside them
+LABELS = {"hard": "mixed", "distilled": "distilled"}
+
+TEACHERS = [Arm("teacher", longer=3, kept=True), Arm("teacher-tenth", real=TENTH, fraction=0.1, longer=3, kept=True)]
+ALONE = [Arm(f"{labels}-gan-alone", use, real=0, share=1.0) for labels, use in LABELS.items()]
+BESIDE_REAL = [
+    Arm(f"{labels}-{real}" + "-gan" * with_gan, use, real, SHARES[real] * with_gan)
+    for real in (400, TENTH, 1_000, 100, ALL, 2_000, 200)
+    for labels, use in reversed(LABELS.items())
+    for with_gan in (True, False)
+]
+CHOICES = [  # made on the validation split, before the rest
+    *(Arm(f"choice-share-{share}", "distilled", 400, share, reads_test=False) for share in (0.5, 0.75, 0.9)),
+    *(Arm(f"choice-temperature-{t:g}", "distilled", 400, 0.75, reads_test=False, options={"temperature": t}) for t in (1.0, 4.0)),
+]
+
+# ---------------------------------------------------------------------------------------------------- the other uses
+
+PLACES = {"all": {"real": ALL, "fraction": 1.0}, "tenth": {"real": TENTH, "fraction": 0.1}}  # generators of their own
+
+
+def merged(place, ratio, kind="", **changes):
+    """Return the arm that adds `ratio` images for each real one; a batch holds them in that ratio too."""
+    name = f"{place}-merged-{ratio:g}" + f"-{kind}" * bool(kind)
+    extra = round(ratio * PLACES[place]["real"])
+    return Arm(name, **PLACES[place], share=ratio / (1 + ratio), extra=extra, **changes)
+
+
+PLAIN = {"all": "hard-45000", "tenth": "tenth-real"}  # students of the same real images alone
+TENTH_ALONE = [
+    Arm("tenth-real", **PLACES["tenth"]),
+    Arm("tenth-distilled", "distilled", **PLACES["tenth"]),
+    Arm("tenth-distilled-gan", "distilled", **PLACES["tenth"], share=0.5),
+    Arm("tenth-real-longer", **PLACES["tenth"], longer=2),
+]
+MERGED = [merged(place, ratio) for place in PLACES for ratio in (0.04, 0.25, 1.0)]
+FILTERED = [merged(place, ratio, "filtered", source="filtered") for place in PLACES for ratio in (0.25, 1.0)]
+TAUGHT = [merged(place, ratio, "taught", labels="teacher") for place in PLACES for ratio in (0.25, 1.0)]
+CONTROLS = [
+    *(
+        merged(place, ratio, source, source=source)
+        for place, ratio in (("tenth", 1.0), ("all", 0.25))
+        for source in ("duplicates", "noise", "shuffled", "stronger")
+    ),
+    Arm("tenth-fewer", **PLACES["tenth"], batch=0.5),  # the same number of real images seen as with one GAN image for each
+    Arm("all-fewer", **PLACES["all"], batch=0.8),
+    Arm("distilled-400-fewer", "distilled", 400, batch=1 - SHARES[400]),
+    Arm("distilled-4500-fewer", "distilled", TENTH, batch=1 - SHARES[TENTH]),
+]
+IN_TURN = [
+    Arm(f"{place}-first-{part:g}", "in_turn", **PLACES[place], options={"first": part})
+    for place in PLACES
+    for part in (0.25, 0.5)
+]
+PARTNERS = [
+    Arm(f"{place}-partners-{who}", "partners", **PLACES[place], source=who) for place in PLACES for who in ("gan", "real")
+]
+BESIDE = [
+    *(Arm(f"{place}-beside", "beside", **PLACES[place], share=0.5, options={"weight": 0.5}) for place in PLACES),
+    *(Arm(f"{place}-more", **PLACES[place], batch=1.5) for place in PLACES),
+]
+TAIL = [Arm(f"tail-{kind}", "tail", options={"imbalance": 100, "kind": kind}) for kind in ("filled", "plain", "adjusted")]
+ATTACK = {"radius": 8.0, "steps": 3, "last_steps": 20, "restarts": 2}  # radius in grey levels of 0 to 255
+ROBUST = [Arm(f"robust-{share:g}", "robust", share=share, options=ATTACK) for share in (0.3, 0.7, 0.0)]
+
+BLOCKS = [  # (arms, seeds), in order
+    (TEACHERS[:1], (0,)),
+    (CHOICES, (0,)),
+    (TEACHERS, (0, 1, 2)),
+    (ALONE + BESIDE_REAL, (0, 1, 2)),
+    (TENTH_ALONE + MERGED + FILTERED + TAUGHT, (0, 1, 2)),
+    (CONTROLS, (0, 1, 2)),
+    (IN_TURN + PARTNERS, (0, 1, 2)),
+    (BESIDE, (0, 1, 2)),
+    (TEACHERS[:1] + ALONE + BESIDE_REAL, (3, 4)),
+    (TAIL, (0, 1, 2)),
+    (ROBUST, (0, 1, 2)),
+]
+
+
+def runs(smoke=False):
+    """Return all runs in order, each once; for a smoke test, one of each arm."""
+    listed = {}
+    for arms, seeds in BLOCKS:
+        for seed in seeds:
+            for arm in arms:
+                listed.setdefault(Run(arm, seed).name, Run(arm, seed))
+    return [run for run in listed.values() if run.seed == 0 or not smoke]
+
+
+def chosen(listed, only=None):
+    """Return those of the runs whose use is `only` or whose name holds it, with the teachers that they need; all for None."""
+    if only is None:
+        return listed
+    wanted = [run for run in listed if run.arm.use == only or only in run.name]
+    needed = {(run.seed, run.arm.fraction) for run in wanted if run.arm.needs_teacher}
+    return [run for run in listed if run in wanted or (run.arm.kept and (run.seed, run.arm.fraction) in needed)]
+
+
+def is_listed(record):
+    """Whether a record is of a run that stands in the list, made with its numbers."""
+    return any(run.name == record["name"] and run.parameters(FULL) == record["parameters"] for run in runs())
+
+
+# ---------------------------------------------------------------------------------------------------- the table
+
+
+def rows():
+    """Return the rows of the table in order."""
+    found = [Row("GAN images alone: distilled, against hard labels", "distilled-gan-alone", "hard-gan-alone")]
+    found += [
+        Row(f"beside {real:,} real images, {words}", f"{labels}-{real}-gan", f"{labels}-{real}")
+        for labels, words in (("distilled", "distilled"), ("hard", "hard labels"))
+        for real in REAL
+    ]
+    found += [
+        Row(f"beside {real:,} real images, distilled", f"distilled-{real}-gan", f"distilled-{real}-fewer")
+        for real in (400, TENTH)
+    ]
+    found.append(Row("a tenth: distilled, generator and teacher of that tenth", "tenth-distilled-gan", "tenth-distilled"))
+    found.append(Row("a tenth: twice the steps (is the budget enough?)", "tenth-real-longer", "tenth-real"))
+    for place in PLACES:
+        found += merged_rows(place) + control_rows(place) + other_rows(place)
+    found += [Row("long tail filled up", "tail-filled", f"tail-{control}") for control in ("plain", "adjusted")]
+    for share in (0.3, 0.7):
+        use = f"adversarial training, {share:g} of a batch"
+        found += [Row(f"{use}, under attack", f"robust-{share:g}", "robust-0", "robust_accuracy")]
+        found += [Row(f"{use}, not under attack", f"robust-{share:g}", "robust-0")]
+    return found
+
+
+def merged_rows(place):
+    """Return the rows of GAN images merged with real ones, against these alone."""
+    kinds = [("", ratio) for ratio in (0.04, 0.25, 1.0)]
+    kinds += [(kind, ratio) for kind in ("filtered", "taught") for ratio in (0.25, 1.0)]
+    words = {"": "hard labels", "filtered": "hard labels, worst tenth dropped", "taught": "labels of the teacher"}
+    return [
+        Row(f"{place}: merged, {ratio:g} for each real image, {words[kind]}", merged(place, ratio, kind).name, PLAIN[place])
+        for kind, ratio in kinds
+    ]
+
+
+def control_rows(place):
+    """Return the rows of merged GAN images against what they have to beat."""
+    ratio = {"all": 0.25, "tenth": 1.0}[place]
+    use = f"{place}: merged, {ratio:g} for each real image, hard labels"
+    sources = ("duplicates", "noise", "shuffled", "stronger")
+    controls = [*(merged(place, ratio, source).name for source in sources), f"{place}-fewer"]
+    return [Row(use, merged(place, ratio).name, control) for control in controls]
+
+
+def other_rows(place):
+    """Return the rows of the uses that are not merging."""
+    return [
+        *(
+            Row(f"{place}: GAN images first, for {part:g} of the steps", f"{place}-first-{part:g}", PLAIN[place])
+            for part in (0.25, 0.5)
+        ),
+        Row(f"{place}: CutMix with GAN images of the same class", f"{place}-partners-gan", f"{place}-partners-real"),
+        Row(f"{place}: CutMix with GAN images of the same class", f"{place}-partners-gan", PLAIN[place]),
+        Row(f"{place}: beside, batch-norm statistics of their own", f"{place}-beside", PLAIN[place]),
+        Row(f"{place}: beside, batch-norm statistics of their own", f"{place}-beside", f"{place}-more"),
+    ]

@@ -1,0 +1,142 @@
+"""What docs/study.md says of the records, and the figure: what is a generator worth in photographs?"""
+
+import math
+
+import matplotlib.pyplot as plt
+import seaborn
+
+from core import cifar100, measures
+from tools.study import plan, statistics
+
+NONE_YET = "No run has been made yet.\n"
+CURVES = {  # arms' beginnings, by what they are called in the figure
+    "distilled": "labels of a teacher",
+    "hard": "labels of the dataset",
+}
+
+
+def texts(records):
+    """Return the texts between the marks of docs/study.md, by name, made of a list of records."""
+    return {"worth": worth_text(records), "table": table(records), "choices": choices_table(records)}
+
+
+def table(records):
+    """Return the table of all rows that have a pair of runs, as Markdown."""
+    effects = statistics.compare(records, plan.rows())
+    if not effects:
+        return NONE_YET
+    lines = [
+        "| use | control | seeds | effect, points | 95 % interval | adjusted p | minutes a run |",
+        "|---|---|---:|---:|---|---:|---:|",
+    ]
+    for each in effects:
+        if each.p is None:
+            interval, adjusted = "", ""
+        else:
+            interval = f"{each.mean - each.half:+.2f} to {each.mean + each.half:+.2f}"
+            adjusted = f"{each.adjusted:.3f}" if each.adjusted >= 0.001 else "< 0.001"
+        counts = f"{each.seeds} | {each.mean:+.2f} | {interval} | {adjusted} | {each.minutes:.1f}"
+        lines.append(f"| {each.row.use} | `{each.row.control}` | {counts} |")
+    return "\n".join(lines) + f"\n\n{len(effects)} of {len(plan.rows())} rows have runs. {conditions(records)}\n"
+
+
+def conditions(records):
+    """Return in a sentence where the runs were made."""
+    devices = ", ".join(sorted({record["device"] for record in records}))
+    titles = ", ".join(sorted({cifar100.TITLES[record["dataset"]] for record in records}))
+    return f"{titles}; {devices}."
+
+
+def choices_table(records):
+    """Return the table of the runs that a choice was made by, as Markdown."""
+    made = sorted((record for record in records if "test_accuracy" not in record), key=lambda record: record["name"])
+    if not made:
+        return NONE_YET
+    lines = ["| run | validation accuracy |", "|---|---:|"]
+    lines += [f"| `{record['name']}` | {100 * record['val_accuracy']:.1f} % |" for record in made]
+    return "\n".join(lines) + "\n"
+
+
+# ---------------------------------------------------------------------------------------------------- the figure
+
+
+def scores(records, arm):
+    """Return the number of real images and the test accuracies in % of an arm's runs, those of the commit that most are of."""
+    groups = {}
+    for record in records:
+        if record["arm"] == arm and "test_accuracy" in record:
+            groups.setdefault(statistics.kind(record), []).append(record)
+    runs = max(groups.values(), key=len, default=[])
+    return (runs[0]["real_images"], [100 * record["test_accuracy"] for record in runs]) if runs else (0, [])
+
+
+def curve(records, labels, with_gan):
+    """Return real images, mean accuracies (%) and half the intervals (0 for one seed) of one curve, fewest images first."""
+    points = [scores(records, f"{labels}-{real}" + "-gan" * with_gan) for real in plan.REAL]
+    points = sorted((real, *mean_and_half(values)) for real, values in points if values)
+    return tuple(zip(*points, strict=True)) if points else ((), (), ())
+
+
+def mean_and_half(values):
+    """Return the mean of one value or more and half of its interval, 0 for a single one."""
+    return measures.mean_and_interval(values) if len(values) > 1 else (values[0], 0.0)
+
+
+def worth(real, accuracies, alone):
+    """Return how many real images score as GAN images alone do: where a curve first reaches `alone`, linear in the logarithm.
+
+    None where it does not cross it.
+    """
+    for left, right in zip(range(len(real)), range(1, len(real)), strict=False):
+        if accuracies[left] < alone <= accuracies[right]:
+            part = (alone - accuracies[left]) / (accuracies[right] - accuracies[left])
+            return math.exp(math.log(real[left]) + part * math.log(real[right] / real[left]))
+    return None
+
+
+def worth_text(records):
+    """Return the figure, and in words what the generator is worth."""
+    lines = []
+    for labels, words in CURVES.items():
+        _, alone = scores(records, f"{labels}-gan-alone")
+        real, means, _ = curve(records, labels, with_gan=False)
+        number = worth(real, means, mean_and_half(alone)[0]) if alone else None
+        if alone:
+            score = f"GAN images alone, {words}: {mean_and_half(alone)[0]:.1f} % of the test images"
+            lines.append(f"- {score}{f', as many as {number:,.0f} photographs teach' if number else ''}.")
+    if not lines:
+        return NONE_YET
+    return "![Accuracy by the number of real images](../results/study/worth.png)\n\n" + "\n".join(lines) + "\n"
+
+
+def draw_alone(axis, records, labels, colour, name):
+    """Draw what GAN images alone teach: a horizontal line, and its interval as a band."""
+    _, alone = scores(records, f"{labels}-gan-alone")
+    if alone:
+        mean, half = mean_and_half(alone)
+        axis.axhline(mean, color=colour, ls=":", lw=2.5, label=name)
+        axis.axhspan(mean - half, mean + half, color=colour, alpha=0.15, lw=0)
+
+
+def figure(records, path):
+    """Draw test accuracy against the number of real images, with and without GAN images, and GAN images alone; save to `path`."""
+    drawing, axis = plt.subplots(figsize=(9, 5.5), layout="constrained")
+    axis.set_xscale("log")
+    for colour, (labels, words) in zip(seaborn.color_palette("colorblind"), CURVES.items(), strict=False):
+        for with_gan, style, marker in ((True, "-", "o"), (False, "--", "s")):
+            real, means, halves = curve(records, labels, with_gan)
+            name = f"{words}, {'with' if with_gan else 'without'} GAN images"
+            if real:
+                axis.errorbar(real, means, halves, color=colour, ls=style, marker=marker, ms=7, lw=2.5, capsize=4, label=name)
+        draw_alone(axis, records, labels, colour, f"{words}, GAN images alone")
+    axis.set_xticks(plan.REAL, [f"{real:,}" for real in plan.REAL])
+    axis.minorticks_off()
+    axis.set_xlabel("real images the student may see", fontsize=14)
+    axis.set_ylabel("test accuracy (%)", fontsize=14)
+    axis.tick_params(labelsize=13)
+    axis.grid(alpha=0.3)
+    drawing.legend(*axis.get_legend_handles_labels(), fontsize=12, loc="outside lower center", ncols=2, handlelength=3.5)
+    title = ", ".join(sorted({cifar100.TITLES[record["dataset"]] for record in records}))
+    drawing.suptitle(f"{title}: what is a generator worth in photographs?", fontsize=14)
+    drawing.savefig(path, dpi=110, metadata={"Software": None})
+    plt.close(drawing)

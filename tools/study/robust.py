@@ -1,0 +1,90 @@
+"""Adversarial training (Madry et al., 2018) with a share of GAN images in each batch (Gowal et al., 2021)."""
+
+import functools
+
+import keras
+import numpy as np
+from keras import ops
+
+from tools.study import mixed
+from tools.study.batches import Mixture
+
+
+class Robust(keras.Model):
+    """A network that is trained on attacked images; it is given images 0 to 255 and their labels (n, 100)."""
+
+    def __init__(self, network, radius, attack_steps, seed):
+        super().__init__(name="robust", dtype="float32")  # which keeps the labels as they are
+        self.network, self.radius, self.attack_steps = floating(network), radius, attack_steps
+        self.seed = keras.random.SeedGenerator(seed)
+
+    def call(self, inputs, training=False):
+        images, labels = ops.cast(inputs[0], "float32"), inputs[1]
+        if training:
+            start = keras.random.uniform(ops.shape(images), -self.radius, self.radius, seed=self.seed)
+            images = attacked(self.network, images, labels, self.radius, self.attack_steps, start)
+        return self.network(images, training=training)
+
+
+class Labelled(Mixture):
+    """Batches that show a network the labels too."""
+
+    def __getitem__(self, step):
+        images, labels = super().__getitem__(step)
+        return (images, labels), labels
+
+
+def floating(network):
+    """Return a chain of a network's own layers with an input of `float32`, which a gradient can pass.
+
+    It is normalised in `float32`: in bfloat16 a grey level has no fractions.
+    """
+    image, first = keras.Input(network.input_shape[1:], dtype="float32"), network.layers[1]
+    x = keras.layers.Normalization(mean=first.input_mean, variance=first.input_variance, dtype="float32")(image)
+    for layer in network.layers[2:]:
+        x = layer(x)
+    return keras.Model(image, x)
+
+
+def attacked(network, images, labels, radius, steps, start):
+    """Return images `float32` 0 to 255, each within `radius` of its own, where the loss is high (PGD; on TensorFlow alone)."""
+    import tensorflow as tf
+
+    low, high = tf.maximum(images - radius, 0.0), tf.minimum(images + radius, 255.0)
+    current = tf.clip_by_value(images + start, low, high)
+    for _ in range(steps):
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(current)
+            loss = tf.reduce_sum(keras.losses.categorical_crossentropy(labels, network(current, training=False)))
+        current = tf.clip_by_value(current + 2.5 * radius / steps * tf.sign(tape.gradient(loss, current)), low, high)
+    return tf.stop_gradient(current)
+
+
+def robust_accuracy(network, images, labels, radius, steps, restarts, seed=0):
+    """Return the share (0 to 1) of images `uint8` that a network names rightly after each of several attacks."""
+    import tensorflow as tf
+
+    chain = floating(network)
+    attack = tf.function(functools.partial(attacked, chain, radius=radius, steps=steps))
+    rng, survived = np.random.default_rng(seed), np.ones(len(images), bool)
+    for _ in range(restarts):
+        for first in range(0, len(images), 250):
+            part = slice(first, first + 250)
+            start = rng.uniform(-radius, radius, images[part].shape).astype("float32")
+            attempt = attack(images[part].astype("float32"), np.eye(100, dtype="float32")[labels[part]], start=start)
+            survived[part] &= np.asarray(chain(attempt, training=False)).argmax(1) == labels[part]
+    return float(survived.mean())
+
+
+def prepare(arm, seed, materials):
+    """Return the model that is trained, the network that is measured, and the batches."""
+    network, _, plain = mixed.prepare(arm, seed, materials)
+    batches = Labelled(plain.parts, seed, plain.steps, plain.cutmix)
+    return Robust(network, arm.options["radius"], arm.options["steps"], seed), network, batches
+
+
+def measure(arm, network, data, scale):
+    """Return the robust accuracy on the first test images, under an attack with more steps and restarts."""
+    chosen = slice(scale.attack_images)
+    attack = arm.options["radius"], arm.options["last_steps"], arm.options["restarts"]
+    return {"robust_accuracy": robust_accuracy(network, data.x_test[chosen], data.y_test[chosen], *attack)}

@@ -1,0 +1,82 @@
+"""What the records say of each row: paired differences over seeds, their intervals, and p values adjusted for all rows."""
+
+import dataclasses
+
+import numpy as np
+import scipy.special
+
+from core import measures
+
+
+@dataclasses.dataclass(frozen=True)
+class Effect:
+    """What a row's arm gains over its control, in percentage points: `mean` with half the width of its 95 % interval.
+
+    `p` is two-sided; `adjusted` is Holm's, over all rows. All three are None where there is one pair. `minutes` is what a run of
+    the arm took, on average.
+    """
+
+    row: object
+    seeds: int
+    mean: float
+    half: float | None
+    p: float | None
+    minutes: float
+    adjusted: float | None = None
+
+
+def paired(values, controls):
+    """Return the mean of the differences of pairs, half the width of its 95 % interval, and the p value (Student's t, two-sided).
+
+    Two values or more each. Differences that are all the same leave no doubt: p is 0, or 1 where they are all 0.
+    """
+    differences = np.asarray(values, "float64") - np.asarray(controls, "float64")
+    mean, half = measures.mean_and_interval(differences)
+    error = differences.std(ddof=1) / len(differences) ** 0.5
+    if error == 0:
+        return mean, half, float(mean == 0)
+    return mean, half, float(2 * scipy.special.stdtr(len(differences) - 1, -abs(mean / error)))
+
+
+def holm(p_values):
+    """Return p values adjusted so that all that are below 0.05 hold together (Holm, 1979), in the order given."""
+    p_values = np.asarray(p_values, "float64")
+    order = np.argsort(p_values, kind="stable")
+    steps = p_values[order] * np.arange(len(p_values), 0, -1)
+    adjusted = np.empty(len(p_values))
+    adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1)
+    return adjusted.tolist()
+
+
+def pairs(records, row):
+    """Return the pairs of records (arm's, control's) of a row, by seed, all of the commit that most pairs have."""
+    found = {}
+    controls = {(kind(record), record["seed"]): record for record in records if record["arm"] == row.control}
+    for record in sorted(records, key=lambda record: record["seed"]):
+        own = kind(record), record["seed"]
+        if record["arm"] == row.arm and own in controls and row.measure in record:
+            found.setdefault(own[0], []).append((record, controls[own]))
+    return max(found.values(), key=len, default=[])
+
+
+def kind(record):
+    """Return what runs that are compared have in common."""
+    return record["dataset"], record["commit"], record["precision"]
+
+
+def compare(records, rows):
+    """Return the effects of all rows that have a pair of records, p values adjusted over all that have two or more."""
+    effects = [effect(row, found) for row in rows if (found := pairs(records, row))]
+    tested = [number for number, each in enumerate(effects) if each.p is not None]
+    for number, adjusted in zip(tested, holm([effects[number].p for number in tested]), strict=True):
+        effects[number] = dataclasses.replace(effects[number], adjusted=adjusted)
+    return effects
+
+
+def effect(row, found):
+    """Return the effect that pairs of records show, not yet adjusted."""
+    values, controls = ([100 * record[row.measure] for record in side] for side in zip(*found, strict=True))
+    minutes = sum(record["seconds"] for record, _ in found) / len(found) / 60
+    if len(found) == 1:
+        return Effect(row, 1, values[0] - controls[0], None, None, minutes)
+    return Effect(row, len(found), *paired(values, controls), minutes)
