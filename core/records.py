@@ -195,21 +195,12 @@ def manifest(part, run, **changes):
 def comparison_table(records):
     """Return a Markdown table of classifiers' records, best test accuracy first, with a column `run` where they say whose."""
     whose = any("whose" in record for record in records)
-    columns = ("run",) * whose + (
-        "optimiser",
-        "GAN images a class",
-        "parameters",
-        "epochs",
-        "minutes",
-        "train",
-        "validation",
-        "test",
-    )
-    rows = [f"| model | {' | '.join(columns)} | test top-5 |", "|---|---|" + "---|" * whose + "---:|" * 8]
+    words, counts = ("model", *["run"] * whose, "optimiser"), ("GAN images a class", "parameters", "epochs", "minutes")
+    columns = (*words, *counts, "train", "validation", "test", "test top-5", "test with mirror images")
+    rows = [f"| {' | '.join(columns)} |", "|" + "---|" * len(words) + "---:|" * (len(columns) - len(words))]
     for record in sorted(records, key=lambda record: -record["test_accuracy"]):
-        shares = " | ".join(
-            f"{100 * record[key]:.2f} %" for key in ("train_accuracy", "val_accuracy", "test_accuracy", "test_top5")
-        )
+        keys = ("train_accuracy", "val_accuracy", "test_accuracy", "test_top5", "test_flip_accuracy")
+        shares = " | ".join(f"{100 * record[key]:.2f} %" if key in record else "" for key in keys)
         optimiser = record["parameters"].get("OPTIMIZER", "adam")  # records from before it was a parameter
         counts = " | ".join(f"{record[key]:,}" for key in ("synthetic_per_class", "parameter_count", "epochs_run"))
         counts += f" | {record['seconds'] / 60:.1f}"

@@ -31,7 +31,7 @@ def copy(tmp_path_factory):
     folder = tmp_path_factory.mktemp("project")
     for name in ("utils.py", "recipes.toml", "README.md", ".gitignore"):
         shutil.copy(ROOT / name, folder)
-    for name in ("core", "tools", "notebooks", "results"):
+    for name in ("core", "tools", "notebooks", "results", "docs"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns(".ipynb_checkpoints", "__pycache__"))
     return folder
 

@@ -111,7 +111,7 @@ def test_a_published_generator_draws_where_there_is_keras_alone(tmp_path, path):
     """
     *shape_and_range, sure = alone(script, path, folder=tmp_path)
     assert shape_and_range == ["100", "32", "32", "3", "True", "True", "True"]
-    assert float(sure) > 0.2  # the teacher's probability of the class asked for; by chance 0.01
+    assert float(sure) > 0.1  # the teacher's probability of the class asked for; by chance 0.01
 
 
 def test_the_published_classifier_scores_what_its_record_says():

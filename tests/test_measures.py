@@ -36,6 +36,31 @@ def test_scores_of_known_probabilities():
     assert measures.scores(order, np.arange(10))["test_top5"] == 0.5
 
 
+def test_a_mirror_image_s_vote_counts_in_a_number_of_its_own():
+    """A network that looks at the left column alone, on images whose class their right column shows."""
+
+    class OneEyed:
+        def predict(self, images, **_):
+            return np.eye(10)[images[:, 0, 0, 0]] * 0.9 + 0.01 * (images[:, 0, 0, 0] == 0)[:, None]
+
+    labels = np.arange(1, 9)
+    images = np.zeros((8, 4, 4, 3), np.uint8)
+    images[:, :, -1] = labels[:, None, None]
+    images[:4, :, 0] = labels[:4, None, None]
+
+    class Data:
+        x_train = x_test = images
+        y_train = y_test = labels
+
+    measured, probabilities = measures.evaluate(OneEyed(), Data, np.arange(4), np.arange(8))
+    assert (measured["train_accuracy"], measured["val_accuracy"], measured["test_accuracy"]) == (1, 0.5, 0.5)
+    assert measured["test_flip_accuracy"] == 0.5  # of the others the straight image says 0 as loudly, and comes first
+    assert probabilities.shape == (8, 10)
+    images[4:, :, 1:3] = labels[4:, None, None, None]
+    OneEyed.predict = lambda self, x, **_: np.eye(10)[x[:, 0, 0, 0]] * np.where(x[:, :1, 0, 0] == 0, 0.4, 0.9)
+    assert measures.evaluate(OneEyed(), Data, np.arange(4), np.arange(8))[0]["test_flip_accuracy"] == 1
+
+
 def test_frechet_distance_of_shifted_and_scaled_gaussians():
     features = np.random.default_rng(0).normal(size=(5000, 6))
     assert measures.frechet_distance(features, features) == pytest.approx(0, abs=1e-8)

@@ -94,12 +94,13 @@ def test_watching_changes_no_training(tmp_path, shown):
 
 
 def test_tensorboard_s_log_holds_every_epoch(tmp_path):
+    import tensorflow as tf
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     run = train(tmp_path / "run", utils.watch(lambda history: plt.figure(), str(tmp_path / "logs")))
     log = EventAccumulator(str(tmp_path / "logs" / "train"))
     log.Reload()
-    losses = [float(np.array(event.tensor_proto.float_val)[0]) for event in log.Tensors("epoch_loss")]
+    losses = [float(tf.make_ndarray(event.tensor_proto)) for event in log.Tensors("epoch_loss")]
     assert losses == pytest.approx(run["history"]["loss"])
 
 
