@@ -129,3 +129,34 @@ def test_large_pictures_become_jpeg(size, kind):
     data = {"image/png": base64.b64encode(buffer.getvalue()).decode()}
     publish.as_jpeg(data)
     assert list(data) == [kind]
+
+
+def test_the_best_classifier_that_is_small_enough_is_published_alone(tmp_path):
+    """Best on validation images: the test split chooses nothing."""
+    runs, results = tmp_path / "runs", tmp_path / "results"
+    for folder in (runs, results):
+        folder.mkdir()
+    scores = {"vgg16": (0.60, 0.70, 9), "vgg16_wide": (0.65, 0.60, 8), "vgg16_best": (0.70, 0.80, 30), "gan": (None, None, 5)}
+    for name, (validation, test, size) in scores.items():
+        record = {"seed": 0} | ({"val_accuracy": validation, "test_accuracy": test} if test else {"gan_train": 0.2})
+        (runs / f"{name}.json").write_text(json.dumps(record), encoding="utf-8")
+        (runs / f"{name}.keras").write_bytes(name.encode() * size)
+    for name in ("vgg16_old.keras", "gan_generator.keras"):
+        (results / name).touch()
+    publish.copy_best_classifier(sorted(runs.glob("*.json")), results, largest=100)
+    assert sorted(path.name for path in results.iterdir()) == ["gan_generator.keras", "vgg16_wide.keras"]
+
+
+def test_the_gallery_shows_the_first_images_of_each_class(tmp_path):
+    from PIL import Image
+
+    from tools import figures
+
+    figures.gallery(tmp_path / "gallery.jpg")
+    with Image.open(tmp_path / "gallery.jpg") as image:
+        assert image.width == 850
+        assert np.asarray(image.convert("RGB")).std() > 30
+    assert (tmp_path / "gallery.jpg").stat().st_size < 300_000
+    once = (tmp_path / "gallery.jpg").read_bytes()
+    figures.gallery(tmp_path / "gallery.jpg")
+    assert (tmp_path / "gallery.jpg").read_bytes() == once

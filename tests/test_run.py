@@ -115,3 +115,23 @@ def test_the_makefile_names_every_recipe():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     (targets,) = [line.split("=")[1].split() for line in makefile.splitlines() if line.startswith("SCALES =")]
     assert sorted(targets) == sorted(set(run.recipes()) - {"stand-in"})
+
+
+def test_the_networks_of_make_gpu_take_a_step():
+    """What can be rehearsed of it without a GPU: the full-size networks are built, and learn."""
+    import keras
+    import numpy as np
+
+    from core.muon import Muon
+
+    recipe, statistics = run.recipes()["gpu"], {"mean": np.full(3, 120.0), "variance": np.full(3, 4000.0)}
+    vgg16 = cells.define("vgg16_with_gan", **statistics)["build_vgg16"](recipe["vgg16_with_gan"]["WIDTH"])
+    resnet = cells.define("resnet_baseline", **statistics)["build_resnet"](recipe["resnet_baseline"]["DEPTH"], 16)
+    images = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), np.uint8)
+    for network in (vgg16, resnet):
+        before = network.layers[2].get_weights()[0].copy()
+        network.compile(Muon(0.025), "categorical_crossentropy")
+        losses = network.fit(images, np.eye(100, dtype="float32")[:8], batch_size=4, epochs=1, verbose=0).history["loss"]
+        assert np.isfinite(losses).all()
+        assert np.abs(network.layers[2].get_weights()[0] - before).max() > 0
+    keras.utils.clear_session()
