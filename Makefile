@@ -1,5 +1,5 @@
 SCALES = long wide wide-resnet best adam scarce gpu
-.PHONY: run $(SCALES) test soak fuzz bench parity study study-smoke lab lint format publish clean
+.PHONY: run $(SCALES) test browser soak fuzz bench parity study study-smoke lab lint format publish clean
 PYTHON ?= python3
 BIN = .venv/bin
 
@@ -11,6 +11,9 @@ $(SCALES): .venv/run  ## the same at a named scale: recipes.toml
 
 test: .venv/dev  ## all tests
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
+
+browser: .venv/browser  ## notebooks in Jupyter Lab, driven by the system's Chromium
+	$(BIN)/python -m pytest tests/browser.py $(ARGS)
 
 soak: .venv/dev  ## twenty kill -9 in a row, for the GAN and the classifier
 	KILLS=20 $(BIN)/python -m pytest -s tests/test_checkpoints.py tests/test_gan.py -k killed
@@ -52,6 +55,10 @@ clean:
 
 .venv/dev: requirements-dev.txt .venv/run
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	touch $@
+
+.venv/browser: requirements-browser.txt .venv/dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-browser.txt
 	touch $@
 
 .venv/bench: requirements-bench.txt .venv/run
