@@ -96,11 +96,13 @@ def opened(copy, lab, browser):
         pages.append(page)
         page.goto(f"{lab}/lab/tree/{name}.ipynb?token={TOKEN}&reset")
         page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=60_000)
-        page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]', timeout=60_000)
+        page.get_by_text("Python 3 (ipykernel) | Idle").wait_for(timeout=60_000)
         return page
 
     yield open_notebook
     for page in pages:
+        if "SCREENSHOTS" in os.environ:
+            page.screenshot(path=Path(os.environ["SCREENSHOTS"]) / "last.png")  # what a test that failed saw
         page.close()
     request = urllib.request.Request(f"{lab}/api/kernels?token={TOKEN}")
     for kernel in json.load(urllib.request.urlopen(request, timeout=10)):
