@@ -27,7 +27,7 @@ def in_keras_layers(model):
 
     portable = keras.models.clone_model(model, clone_function=_in_float32, recursive=True)
     portable.set_weights(model.get_weights())
-    return portable
+    return keras.Model(portable.inputs, portable.output, name=model.name)  # without an optimiser, which a clone brings along
 
 
 def _in_float32(layer):

@@ -129,4 +129,4 @@ def test_the_published_classifier_names_published_gan_images():
     """500 images of a fixed set, at hand in every clone. Chance would name one in a hundred."""
     model = keras.saving.load_model(CLASSIFIERS[0])
     images, labels, _ = synthetic.load(ROOT / "synthetic_images" / "cifar100", cifar100.class_names("cifar100"))
-    assert measures.accuracy(model, images[::10], labels[::10]) > 0.5
+    assert measures.accuracy(model, images[::10], labels[::10]) > 0.25
