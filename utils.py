@@ -1,5 +1,7 @@
 """What the three notebooks share: load, split, normalise, merge, plot. What lies below is in core/, a subject a file."""
 
+import core  # first: it prepares TensorFlow, which Keras loads
+
 import ipywidgets
 import keras
 import matplotlib.pyplot as plt
@@ -8,7 +10,6 @@ import seaborn
 from IPython import get_ipython
 from IPython.display import display
 
-import core
 from core.cifar100 import DataError, load  # noqa: F401 (load is the first step of every notebook)
 
 # ---------------------------------------------------------------------------------------------------- split
