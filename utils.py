@@ -1,5 +1,7 @@
 """What the three notebooks share: load, split, normalise, merge, plot. What lies below is in core/, a subject a file."""
 
+import core  # first: it prepares TensorFlow, which Keras loads
+
 import ipywidgets
 import keras
 import matplotlib.pyplot as plt
@@ -8,7 +10,6 @@ import seaborn
 from IPython import get_ipython
 from IPython.display import display
 
-import core
 from core.cifar100 import DataError, load  # noqa: F401 (load is the first step of every notebook)
 
 # ---------------------------------------------------------------------------------------------------- split
@@ -80,7 +81,7 @@ def draw_curves(histories):
             epochs = range(1, len(training) + 1)
             axis.plot(epochs, training, "--", color=colour, label=f"{name}, training")
             axis.plot(epochs, held_out, "o-", ms=3, color=colour, label=f"{name}, validation")
-            axis.xaxis.get_major_locator().set_params(integer=True)
+            axis.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     axes[0].set(title="Loss", xlabel="epoch", ylabel="cross-entropy (nats)")
     axes[1].set(title="Accuracy", xlabel="epoch", ylabel="accuracy (%)")
     axes[1].legend(fontsize=9)

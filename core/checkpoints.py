@@ -64,15 +64,15 @@ def fit(model, batches, *, epochs, folder, resume=True, minutes=5, early_stoppin
         callback.folder, callback.history = saver.folder, dict(saver.state["history"]) if saver.state else {}
     stopping = [early_stopping] if early_stopping else []  # it may watch what the callbacks log
     callbacks = [fast.KeepMemory(), *callbacks, *stopping]
-    while not (saver.state and saver.state["finished"]):
+    watchers = [] if "verbose" in arguments or saver.finished else [_progress(epochs)]
+    while not saver.finished:
         epoch, start = saver.position
         epoch = epochs if saver.state and saver.state["stopped"] else epoch
         batches.start = start
         last = epoch + 1 if start else epochs  # what is left of an epoch is a call of its own: it has fewer steps
         if start:
             model.test_on_batch(*batches[0])  # makes the metrics' variables, so that they can be restored
-        with _naming_lost_workers(folder):
-            watchers = [] if "verbose" in arguments else [_progress(epochs)]
+        with _saying_what_to_do(folder):
             model.fit(
                 batches, initial_epoch=epoch, epochs=last, callbacks=[*callbacks, *watchers, saver], shuffle=False,
                 **{"verbose": 0} | arguments,
@@ -112,10 +112,12 @@ def _last_definition(folder):
 
 
 @contextlib.contextmanager
-def _naming_lost_workers(folder):
-    """Turn the error that the loss of a worker ends in (after some ten seconds) into one that says what to do."""
+def _saying_what_to_do(folder):
+    """Turn what the stop button ends in, and the loss of a worker (after some ten seconds), into errors that say what to do."""
     try:
         yield
+    except KeyboardInterrupt:  # without the pages of Keras's own lines in which it struck
+        raise KeyboardInterrupt("training stopped. Run it again, and it goes on from the newest checkpoint.") from None
     except Exception as error:
         lost = type(error).__name__ in ("UnavailableError", "AbortedError", "CancelledError", "DeadlineExceededError")
         if not (lost and devices.is_multi_worker()):
@@ -154,8 +156,37 @@ def release(folder):
 def _progress(epochs):
     """Two bars that move, with the time left, where somebody watches; else a line an epoch."""
     if keras.config.is_interactive_logging_enabled():
-        return TqdmCallback(epochs, mininterval=0.5)
+        return _Bars(epochs)
     return _EpochLine(epochs)
+
+
+class _Bars(TqdmCallback):
+    """A bar for all epochs, those of earlier calls included, and one for the batches of an epoch."""
+
+    def __init__(self, epochs):
+        super().__init__(epochs, mininterval=0.5, dynamic_ncols=True)
+        for bar in (self.epoch_bar, self.batch_bar):
+            if hasattr(bar, "container"):  # in a notebook, where many metrics would leave the bar itself no room
+                bar.container.children[1].layout.min_width = "8em"
+
+    def on_train_begin(self, logs=None):
+        """Where only the rest of an epoch is trained, Keras takes that for all there is: the bar does not."""
+
+    def on_epoch_begin(self, epoch, logs=None):
+        super().on_epoch_begin(epoch, logs)
+        self.batch_bar.unit_scale = False  # 14/15 batches, not 14.0/15.0
+        for bar in (self.epoch_bar, self.batch_bar):
+            bar.refresh()
+
+    def on_train_end(self, logs=None):
+        bar = self.epoch_bar
+        if self.model.stop_training:  # no error, but tqdm turns a bar red that has less than its total
+            done, start = bar.n, bar.start_t
+            bar.reset(done)
+            bar.n, bar.start_t = done, start
+            bar.set_description("stopped early", refresh=False)
+        if bar.n >= bar.total:
+            super().on_train_end(logs)
 
 
 class _EpochLine(keras.callbacks.Callback):
@@ -187,6 +218,10 @@ class _Saver(keras.callbacks.Callback):
     def position(self):
         """Epochs done, and steps done in the one after them."""
         return (self.state["epoch"], self.state["step"]) if self.state else (0, 0)
+
+    @property
+    def finished(self):
+        return bool(self.state and self.state["finished"])
 
     def capture(self, epoch, step, finished=False):
         """Keep the whole state in `self.state`, as numpy arrays and plain values, and write it."""

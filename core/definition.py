@@ -16,6 +16,7 @@ import re
 import sys
 import sysconfig
 import types
+import warnings
 
 import keras
 import numpy as np
@@ -285,7 +286,8 @@ def _ordinary(kind):
 def _compile_config(model):
     """Return what `compile` was given beside optimiser and loss, as far as it can be written down."""
     try:
-        config = model.get_compile_config()
+        with warnings.catch_warnings(action="ignore"):  # that a function in an optimiser could not be loaded: nobody loads it
+            config = model.get_compile_config()
     except Exception:  # an optimiser made of functions: Keras looks for their source, and may not find it
         return None
     return {name: config.get(name) for name in ("metrics", "weighted_metrics", "loss_weights")}

@@ -275,6 +275,28 @@ def test_a_person_sees_a_bar_that_moves_and_a_log_one_line_an_epoch(tmp_path, ca
     assert all("min left  " in line and "accuracy 0." in line for line in lines)
 
 
+def test_one_bar_for_all_epochs_whatever_was_trained_before(tmp_path, capsys):
+    """Where a training goes on within an epoch, Keras trains the rest of it in a call of its own."""
+    with pytest.raises(Stop):
+        checkpoints.fit(tiny_model(), tiny_batches(), epochs=4, folder=tmp_path, minutes=0, callbacks=[StopAt(1, 5)], verbose=0)
+    capsys.readouterr()
+    checkpoints.fit(tiny_model(), tiny_batches(), epochs=4, folder=tmp_path)
+    checkpoints.release(tmp_path)
+    moving = capsys.readouterr().err
+    assert list(dict.fromkeys(re.findall(r"(\d/4) \[", moving))) == ["0/4", "1/4", "2/4", "3/4", "4/4"]
+
+
+def test_a_training_that_stops_early_ends_with_a_full_bar(tmp_path, capsys):
+    """tqdm shows one that has less than its total in red, as if something had failed."""
+    stopping = keras.callbacks.EarlyStopping("loss", patience=1, min_delta=100)
+    model = tiny_model()
+    run = checkpoints.fit(model, tiny_batches(), epochs=30, folder=tmp_path, early_stopping=stopping)
+    checkpoints.release(tmp_path)
+    n = len(run["history"]["loss"])
+    assert n < 30
+    assert f"stopped early: 100%|██████████| {n}/{n} [" in capsys.readouterr().err
+
+
 def test_two_checkpoints_are_kept(tmp_path):
     train(tmp_path)
     assert sorted(path.name for path in tmp_path.glob("*/*.npz")) == ["00004-0000000.npz", "00005-0000000.npz"]
@@ -353,10 +375,11 @@ def test_an_interrupted_cell_can_be_run_again(tmp_path, whole):
 
     handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # as in a kernel; a background job ignores it
     try:
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(KeyboardInterrupt, match="Run it again") as error:
             train(tmp_path, minutes=0, callbacks=[PressStop()])
     finally:
         signal.signal(signal.SIGINT, handler)
+    assert not any("keras" in str(entry.path) for entry in error.traceback)  # a person reads what is above
     assert_same(train(tmp_path), whole)
 
 

@@ -120,6 +120,13 @@ def test_chain_draws_every_figure_and_the_table(chain):
         assert "stand-in, NOT CIFAR-100" in executed
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_no_warning_disturbs_a_reader(chain, name):
+    executed = nbformat.read(chain[0] / "runs" / PART / "notebooks" / f"{name}.ipynb", 4)
+    printed = [output for cell in executed.cells for output in cell.get("outputs", []) if output.output_type == "stream"]
+    assert [output.text for output in printed if output.name == "stderr" or "WARNING:" in output.text] == []
+
+
 def test_a_run_leaves_what_is_published_as_it_is(chain):
     """The first promise: nothing that git knows has changed, and nothing new that it would know."""
     assert git(chain[0], "status", "--porcelain") == ""
