@@ -193,7 +193,7 @@ def test_a_changed_training_is_trained_anew_says_why_and_leaves_the_old_one(tmp_
     made, words = CHANGES[change]
     _, run = train(tmp_path, **{name: make() for name, make in made.items()})
     printed = capsys.readouterr().out
-    assert "trained anew: " in printed
+    assert "trained anew, because its definition changed: " in printed
     assert words in printed
     assert printed.count("\n") == 1
     assert run["definition"] != whole[1]["definition"]
