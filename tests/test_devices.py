@@ -229,7 +229,7 @@ def test_only_the_chief_writes(copy, tmp_path):
     for record in made.values():
         assert record["replicas"] == 2
         assert record["steps"] == 2 * 8  # batches of 2 x 64: half as many
-    assert len(list(results.glob("*.png"))) == 10
+    assert len(list(results.glob("*.png"))) == 13
     assert len(list((folder / "synthetic_images" / "runs" / PART).rglob("*.png"))) == 1000
     for name in ("gan/gan", "gan/judge", "vgg16", "resnet"):
         assert len(list((results / "checkpoints" / name).glob("*/*.npz"))) in (1, 2)
