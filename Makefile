@@ -12,7 +12,7 @@ $(SCALES): .venv/run  ## the same at a named scale: recipes.toml
 test: .venv/dev  ## all tests
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
 
-browser: .venv/browser  ## notebooks in Jupyter Lab, driven by the system's Chromium
+browser: .venv/dev  ## notebooks in Jupyter Lab, driven by the system's Chromium
 	$(BIN)/python -m pytest tests/browser.py $(ARGS)
 
 soak: .venv/dev  ## twenty kill -9 in a row, for the GAN and the classifier
@@ -55,10 +55,6 @@ clean:
 
 .venv/dev: requirements-dev.txt .venv/run
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
-	touch $@
-
-.venv/browser: requirements-browser.txt .venv/dev
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-browser.txt
 	touch $@
 
 .venv/bench: requirements-bench.txt .venv/run

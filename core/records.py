@@ -1,5 +1,6 @@
 """Records: one JSON file a run, a reader's in runs/, ours in results/; and the tables made of them."""
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -107,16 +108,23 @@ def write(name, **record):
 
 def write_whole(path, record):
     """Write a record to `path`, whole or not at all, and return the path."""
+    with whole(path) as file:
+        file.write(json.dumps(record, indent=1, allow_nan=False).encode())
+    return path
+
+
+@contextlib.contextmanager
+def whole(path):
+    """Open a binary file that takes the place of `path` at the end of a `with` block; on an error nothing of it is left."""
     partial = path.with_suffix(f".{os.getpid()}.partial")
     try:
-        with partial.open("w", encoding="utf-8") as file:
-            json.dump(record, file, indent=1, allow_nan=False)
+        with partial.open("wb") as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
-    return path
 
 
 def evaluate_and_write(name, trained, run, data, train, validation, **record):
@@ -178,6 +186,11 @@ def find(part, name):
     raise cifar100.DataError(f"no {name} in {' or '.join(map(str, folders))}: run the notebook with TRAIN = True first")
 
 
+def classifier_files(folder):
+    """Return the files of classifiers' weights in a folder."""
+    return sorted(path for path in folder.glob("*.keras") if not path.stem.endswith("_generator"))
+
+
 def manifest(part, run, **changes):
     """Return the manifest of a GAN's images: the main fields of its record, with the parameters of the drawing in `changes`."""
     record = json.loads(find(part, f"{run}.json").read_text(encoding="utf-8"))
@@ -201,11 +214,10 @@ def comparison_table(records):
     for record in sorted(records, key=lambda record: -record["test_accuracy"]):
         keys = ("train_accuracy", "val_accuracy", "test_accuracy", "test_top5", "test_flip_accuracy")
         shares = " | ".join(f"{100 * record[key]:.2f} %" if key in record else "" for key in keys)
-        optimiser = record["parameters"].get("OPTIMIZER", "adam")  # records from before it was a parameter
         counts = " | ".join(f"{record[key]:,}" for key in ("synthetic_per_class", "parameter_count", "epochs_run"))
         counts += f" | {record['seconds'] / 60:.1f}"
         whom = f"{record['whose']} | " if whose else ""
-        rows.append(f"| {record['model']} | {whom}{optimiser} | {counts} | {shares} |")
+        rows.append(f"| {record['model']} | {whom}{optimizer(record)} | {counts} | {shares} |")
     return "\n".join(rows) + "\n"
 
 
@@ -226,9 +238,17 @@ def groups(runs):
 
 def label(run):
     """Return in a few words which network a record is of, and how it was trained."""
-    optimizer = run["parameters"].get("OPTIMIZER", "adam").capitalize()  # records from before it was a parameter
     whose = f" ({run['whose']})" if "whose" in run else ""
-    return f"{run['model']}, {run['epochs_run']} epochs, {optimizer}{whose}"
+    return f"{run['model']}, {how(run)}{whose}"
+
+
+def how(run):
+    """Return in a few words how the network of a record was trained."""
+    return f"{run['epochs_run']} epochs, {optimizer(run).capitalize()}"
+
+
+def optimizer(run):
+    return run["parameters"].get("OPTIMIZER", "adam")  # records from before it was a parameter
 
 
 def minutes_to(level, record):
@@ -265,12 +285,12 @@ def gan_pairs(records, mixed):
         pair = records[name], records[name.removesuffix("_gan")]
         return pair[0]["seed"] == pair[1]["seed"] and len({str(kind(one, "SYNTHETIC_PER_CLASS")) for one in pair}) == 1
 
+    def like_mixed(name):
+        digests = [records[each].get("synthetic_digest") for each in (name, mixed)]
+        return digests[0] == digests[1] and kind(records[name]) == kind(records[mixed])
+
     names = [name for name in records if name.endswith("_gan") and name.removesuffix("_gan") in records]
-    same = ("synthetic_digest", "synthetic_per_class")
-    names = [name for name in names if all(records[name].get(key) == records[mixed].get(key) for key in same) and alike(name)]
-    names = sorted(
-        (name for name in names if kind(records[name]) == kind(records[mixed])), key=lambda name: records[name]["seed"]
-    )
+    names = sorted((name for name in names if like_mixed(name) and alike(name)), key=lambda name: records[name]["seed"])
     ends = {"with GAN images": "", "without": "_gan"}
     accuracy = {key: [records[name.removesuffix(end)]["test_accuracy"] for name in names] for key, end in ends.items()}
     return [records[name]["seed"] for name in names], accuracy

@@ -7,8 +7,7 @@ import argparse
 import sys
 
 import core
-from core import cifar100, pictures
-from tools import pages
+from core import cifar100, pictures, records
 
 
 def main():
@@ -28,7 +27,7 @@ def likeliest(image, count=5):
     """Return the `count` likeliest classes of an image `uint8` (32, 32, 3), each with its probability."""
     import keras
 
-    (file,) = pages.classifier_files(core.ROOT / "results" / "cifar100")
+    (file,) = records.classifier_files(core.ROOT / "results" / "cifar100")
     shares = keras.saving.load_model(file).predict(image[None], verbose=0)[0]
     names = [name.replace("_", " ") for name in cifar100.class_names("cifar100")]
     return [(names[i], float(shares[i])) for i in shares.argsort()[::-1][:count]]

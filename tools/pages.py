@@ -116,8 +116,7 @@ def summary_table():
         minutes = statistics.mean(run["seconds"] for run in runs) / 60
         reached = [[records.minutes_to(level, run) for run in runs] for level in LEVELS]
         reached = [f"{statistics.mean(each):.1f}" if None not in each else "" for each in reached]
-        how = f"{run['epochs_run']} epochs, {run['parameters'].get('OPTIMIZER', 'adam').capitalize()}"
-        rows.append(f"| {run['model']} | {mean} % | {len(runs)} | {minutes:.0f} | {' | '.join(reached)} | {how} |")
+        rows.append(f"| {run['model']} | {mean} % | {len(runs)} | {minutes:.0f} | {' | '.join(reached)} | {records.how(run)} |")
     blank = " | " * len(LEVELS)
     rows += [f"| *{model}, elsewhere* | {accuracy} % | 1 | {blank} | {how} |" for model, accuracy, how in REFERENCES]
     device = classifiers("cifar100")[0]["device"]
@@ -157,23 +156,18 @@ def pairs_text(part):
     return f"Test accuracy of {published['vgg16']['model']}:\n\n{table}"
 
 
-def classifier_files(folder):
-    """Return the files of classifiers' weights in a folder."""
-    return sorted(path for path in folder.glob("*.keras") if not path.stem.endswith("_generator"))
-
-
 def models_text():
     """Return the table of published networks, and what the classifier is worst at."""
     folder, published = core.ROOT / "results" / "cifar100", records.read("cifar100", published=True)
     rows = ["| file | network | parameters | size | measured |", "|---|---|---:|---:|---|"]
-    for path in (*classifier_files(folder), *sorted(folder.glob("*_generator.keras"))):
+    for path in (*records.classifier_files(folder), *sorted(folder.glob("*_generator.keras"))):
         record = published[path.stem.removesuffix("_generator")]
         scored = (
             "GAN-train {:.1%} of validation images".format(record["gan_train"]) if "gan_train" in record else accuracy_of(record)
         )
         size = f"{record['parameter_count']:,} | {path.stat().st_size / 1e6:.1f} MB"
         rows.append(f"| [`{path.name}`](../results/cifar100/{path.name}) | {record['model']} | {size} | {scored} |")
-    return "\n".join(rows) + "\n" + "".join(f"\n{weakest(published[path.stem])}\n" for path in classifier_files(folder))
+    return "\n".join(rows) + "\n" + "".join(f"\n{weakest(published[path.stem])}\n" for path in records.classifier_files(folder))
 
 
 def accuracy_of(record):

@@ -53,10 +53,14 @@ def copy_results(runs, results):
         return
     results.mkdir(parents=True, exist_ok=True)
     first = [path for path in kept if json.loads(path.read_text(encoding="utf-8"))["seed"] == 0]  # other seeds are but numbers
-    stems = {path.stem.removesuffix("_gan") for path in first} | {"comparison"}
-    for path in (*kept, *runs.glob("*.png"), *runs.glob("*_generator.keras")):
-        if path in kept or any(path.stem == stem or path.stem.startswith(f"{stem}_") for stem in stems):
+    shown = {path.stem.removesuffix("_gan") for path in first} | {"comparison", "pairs"}
+    known = shown | {path.stem.removesuffix("_gan") for path in kept}
+    for path in (*runs.glob("*.png"), *runs.glob("*_generator.keras")):
+        owners = [stem for stem in known if f"{path.stem}_".startswith(f"{stem}_")]
+        if max(owners, key=len, default="") in shown:
             shutil.copy(path, results)
+    for path in kept:
+        shutil.copy(path, results)
     copy_best_classifier([path for path in first if path.with_suffix(".keras").exists()], results)
 
 
@@ -66,7 +70,7 @@ def copy_best_classifier(found, results, largest=20e6):
     scores = {path.with_suffix(".keras"): score for path, score in scores.items() if score}
     small = [path for path in scores if path.stat().st_size <= largest]
     if small:
-        for path in pages.classifier_files(results):
+        for path in records.classifier_files(results):
             path.unlink()
         shutil.copy(max(small, key=scores.get), results)
 

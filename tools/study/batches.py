@@ -1,6 +1,7 @@
 """The batches of the study: so many images of each part, cropped and flipped, and mixed as a whole or each part apart."""
 
 import dataclasses
+import functools
 
 import keras
 import numpy as np
@@ -21,9 +22,15 @@ class Part:
         """Return the images and labels of the batch at `position`; each image is seen as often as any other, but for one time."""
         n, first = len(self.images), position * self.count
         passes = range(first // n, (first + self.count - 1) // n + 1)
-        order = np.concatenate([np.random.default_rng((*seed, number)).permutation(n) for number in passes])
+        order = np.concatenate([order_of_pass((*seed, number), n) for number in passes])
         chosen = order[first % n :][: self.count]
         return self.images[chosen], self.labels[chosen]
+
+
+@functools.lru_cache(16)  # a pass over 45,000 images lasts for many batches
+def order_of_pass(seed, n):
+    """Return the order (n,) of one pass over n images; it depends on `seed`, a tuple of numbers, alone."""
+    return np.random.default_rng(seed).permutation(n)
 
 
 class Mixture(keras.utils.PyDataset):

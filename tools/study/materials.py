@@ -2,7 +2,6 @@
 
 import functools
 import json
-import os
 
 import keras
 import numpy as np
@@ -12,6 +11,7 @@ import utils
 from core import records, synthetic
 from core.cifar100 import DataError
 from core.digests import digest, file_sha256
+from tools import cells
 from tools.study import stand_in
 
 GENERATORS = {1.0: ("cifar100", "gan_long"), 0.1: ("cifar100-0.1", "gan")}  # published ones, by what they have seen
@@ -72,7 +72,9 @@ class Materials:
         labels = np.resize(np.arange(100), n)
         if not path.exists():
             print(f"{n:,} GAN images are drawn for seed {seed}", flush=True)
-            save_whole(path, draw(generator, labels, seed, candidates))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with records.whole(path) as file:
+                np.save(file, draw(generator, labels, seed, candidates))
         return np.load(path), labels
 
     @functools.lru_cache(2)  # noqa: B019
@@ -105,25 +107,9 @@ def stratified(labels, n, seed):
 
 
 def draw(generator, labels, seed, candidates, chunk=5_000):
-    """Draw one image `uint8` (32, 32, 3) for each label, the surest of so many candidates, as notebook 1 does."""
-    rng, images = np.random.default_rng((seed, 32)), np.zeros((len(labels), 32, 32, 3), "uint8")
-    for first in range(0, len(labels), chunk):
-        part, wanted = images[first : first + chunk], labels[first : first + chunk].astype("int32")
-        surest = np.full(len(part), -1.0)
-        for _ in range(candidates):
-            noise = rng.standard_normal((len(part), generator.inputs[0].shape[1]), "float32")
-            drawn, sure = generator.predict([noise, wanted], batch_size=250, verbose=0)
-            better = sure > surest
-            part[better], surest[better] = utils.to_bytes(drawn[better]), sure[better]
-    return images
-
-
-def save_whole(path, array):
-    """Write an array to `path`, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    with partial.open("wb") as file:
-        np.save(file, array)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    """Draw one image `uint8` (32, 32, 3) for each label with notebook 1's function: the surest of so many candidates."""
+    draw_chunk = cells.define("gan_synthetic_images", generator=generator, LATENT_DIM=generator.inputs[0].shape[1], SEED=seed)[
+        "draw"
+    ]
+    parts = [draw_chunk(labels[first : first + chunk], first, candidates) for first in range(0, len(labels), chunk)]
+    return np.concatenate(parts)
