@@ -301,6 +301,8 @@ def test_committed_notebook_is_executed_in_order_without_error(name):
     code = cells.read(name)
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
     assert not [output for cell in code for output in cell.outputs if output.output_type == "error"]
+    assert not [output for cell in code for output in cell.outputs if output.get("name") == "stderr"]
+    assert "site-packages" not in str([cell.outputs for cell in code])  # a path of the machine that it ran on
     assert sum("parameters" in cell.metadata.get("tags", []) for cell in code) == 1
     assert (ROOT / "notebooks" / f"{name}.ipynb").stat().st_size < 1.5e6
     assert all(set(cell.metadata) <= {"tags"} for cell in code)
