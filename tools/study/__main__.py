@@ -31,7 +31,7 @@ def main():
     if not chosen:
         sys.exit(f"no run of {arguments.only!r}; uses are {', '.join(sorted({run.arm.use for run in plan.runs()}))}")
     if arguments.list:
-        return show(chosen, scale, records.run_folder(scale.folder))
+        return show(chosen, Materials(scale))
     return study(chosen, scale, arguments.minutes)
 
 
@@ -42,8 +42,7 @@ def study(runs, scale, minutes=None):
         checkpoints.claim(materials.folder)
     except checkpoints.CheckpointError as error:
         sys.exit(str(error))
-    made = records.read(scale.folder).values()
-    devices.set_precision(next((record["precision"] for record in made), scale.precision))  # the study's is one
+    devices.set_precision(scale.precision)
     done, failed = make(runs, materials, minutes, RUNS_A_PROCESS)
     write_report(scale, materials.folder)
     if done and done + failed == RUNS_A_PROCESS:
@@ -52,13 +51,14 @@ def study(runs, scale, minutes=None):
     return failed
 
 
-def show(runs, scale, folder):
+def show(runs, materials):
     """Print each run, whether it is done, and how long it takes."""
-    made = records.read(scale.folder)
+    scale = materials.scale
+    made = known(scale)
     for run in runs:
-        done = is_done(run, scale, folder, made)
+        done = is_done(run, materials, made)
         print(f"{'done' if done else 'missing':8}{seconds(run, scale, made) / 60:6.1f} min  {run.arm.use:10} {run.name}")
-    missing = [run for run in runs if not is_done(run, scale, folder, made)]
+    missing = [run for run in runs if not is_done(run, materials, made)]
     print(f"{len(runs) - len(missing)} of {len(runs)} done, {hours(missing, scale, made)} left")
 
 
@@ -66,8 +66,8 @@ def make(runs, materials, minutes=None, most=None):
     """Make the missing ones of the runs, at most `most`, and say how far it is; return how many were made and how many failed."""
     begun, done, failed, scale = time.perf_counter(), 0, 0, materials.scale
     environment = records.environment()  # now: the commit that this process has loaded
-    made = records.read(scale.folder)
-    missing = [run for run in runs if not is_done(run, scale, materials.folder, made)]
+    made = known(scale)
+    missing = [run for run in runs if not is_done(run, materials, made)]
     print(f"{len(runs) - len(missing)} of {len(runs)} runs are done, {hours(missing, scale, made)} left", flush=True)
     for number, run in enumerate(missing[:most], 1):
         if minutes is not None and time.perf_counter() - begun > 60 * minutes:
@@ -86,10 +86,15 @@ def make(runs, materials, minutes=None, most=None):
     return done, failed
 
 
-def is_done(run, scale, folder, made):
+def known(scale):
+    """Return all records by name: the published ones, and this machine's, which stand before them."""
+    return records.read(scale.folder, published=True) | records.read(scale.folder)
+
+
+def is_done(run, materials, made):
     """Whether a run's record is there, made with the numbers that the list has now; a teacher's network has to be there too."""
-    same = made.get(run.name, {}).get("parameters") == run.parameters(scale)
-    return same and (not run.arm.kept or (folder / f"{run.name}.keras").exists())
+    same = made.get(run.name, {}).get("parameters") == run.parameters(materials.scale)
+    return same and (not run.arm.kept or materials.teacher_path(run.arm.fraction).exists())
 
 
 def seconds(run, scale, made):
@@ -110,7 +115,7 @@ def hours(runs, scale, made):
 
 def write_report(scale, folder):
     """Write the table and the figure of this machine's records beside them."""
-    made = list(records.read(scale.folder).values())
+    made = list(known(scale).values())
     text = "\n".join(report.texts(made).values()).replace("../results/study/", "")
     (folder / "study.md").write_text(text, encoding="utf-8")
     if made:

@@ -34,4 +34,4 @@ def prepare(arm, seed, materials):
     """Return the model that is trained, the student that is measured, and the batches."""
     student, _, batches = mixed.prepare(arm, seed, materials)
     temperature = arm.options.get("temperature", materials.scale.temperature)
-    return Distillation(student, materials.teacher(seed, arm.fraction), temperature), student, batches
+    return Distillation(student, materials.teacher(arm.fraction), temperature), student, batches

@@ -1,6 +1,8 @@
 """What the runs share: data and its split, the real images a student may see, GAN images, teachers."""
 
+import ast
 import functools
+import hashlib
 import json
 
 import keras
@@ -15,6 +17,13 @@ from tools import cells
 from tools.study import stand_in
 
 GENERATORS = {1.0: ("cifar100", "gan_long"), 0.1: ("cifar100-0.1", "gan")}  # published ones, by what they have seen
+CODE = (  # that all runs are made with; what a use adds stands in its own file, and is the same for all seeds of its arm
+    *(f"core/{name}.py" for name in ("batches", "checkpoints", "cifar100", "devices", "fast", "measures", "muon", "schedules")),
+    *(f"tools/study/{name}.py" for name in ("batches", "materials", "mixed", "training")),
+    "tools/cells.py",
+    "utils.py",
+)
+DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef)
 
 
 class Materials:
@@ -64,35 +73,57 @@ class Materials:
         return self.generator(fraction)[1]
 
     @functools.lru_cache(2)  # noqa: B019
-    def generated(self, seed, fraction):
-        """Return GAN images `uint8` (n, 32, 32, 3), as even among classes in every first part, and labels (n,)."""
+    def generated(self, fraction):
+        """Return GAN images `uint8` (n, 32, 32, 3), as even among classes in every first part, and labels (n,).
+
+        They are the same for all seeds: a generator's worth is that of one set of images.
+        """
         n, candidates = self.scale.gan_images, self.scale.candidates
         generator, sha256 = self.generator(fraction)
-        path = self.folder / "images" / f"{(sha256 or 'stand-in')[:8]}-seed{seed}-{n}-best-of-{candidates}.npy"
+        path = self.folder / "images" / f"{(sha256 or 'stand-in')[:8]}-{n}-best-of-{candidates}.npy"
         labels = np.resize(np.arange(100), n)
         if not path.exists():
-            print(f"{n:,} GAN images are drawn for seed {seed}", flush=True)
+            print(f"{n:,} GAN images are drawn", flush=True)
             path.parent.mkdir(parents=True, exist_ok=True)
             with records.whole(path) as file:
-                np.save(file, draw(generator, labels, seed, candidates))
+                np.save(file, draw(generator, labels, 0, candidates))
         return np.load(path), labels
 
     @functools.lru_cache(2)  # noqa: B019
-    def generated_digest(self, seed, fraction):
+    def generated_digest(self, fraction):
         """Return the digest of the GAN images and their labels."""
-        return digest(*self.generated(seed, fraction))
+        return digest(*self.generated(fraction))
 
-    def teacher_path(self, seed, fraction):
-        """Return the file of the classifier that has seen `fraction` of the training split."""
-        return self.folder / f"teacher{'-tenth' * (fraction < 1)}-seed{seed}.keras"
+    def teacher_path(self, fraction):
+        """Return the file of the classifier that has seen `fraction` of the training split: this machine's or the published."""
+        own = self.folder / f"teacher{'-tenth' * (fraction < 1)}.keras"
+        published = core.ROOT / "results" / self.scale.folder / own.name
+        return published if published.exists() and not own.exists() else own
 
     @functools.lru_cache(2)  # noqa: B019
-    def teacher(self, seed, fraction):
+    def teacher(self, fraction):
         """Return the finished classifier of real images alone that labels and judges. Raises `DataError` where there is none."""
-        path = self.teacher_path(seed, fraction)
+        path = self.teacher_path(fraction)
         if not path.exists():
             raise DataError(f"no {path}: its run comes first in the list")
         return keras.saving.load_model(path, compile=False)
+
+
+@functools.cache
+def code():
+    """Return a digest of the code that all runs are made with, the same for other comments, docstrings and line breaks."""
+    sources = [(cells.FOLDER.parent / path).read_text(encoding="utf-8") for path in CODE]
+    sources += cells.tagged("vgg16_with_gan", "define")
+    return hashlib.sha256("\n".join(map(statements, sources)).encode()).hexdigest()[:16]
+
+
+def statements(source):
+    """Return Python source without comments, docstrings and the author's line breaks."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, DOCUMENTED) and ast.get_docstring(node) is not None:
+            node.body = node.body[1:] or [ast.Pass()]
+    return ast.unparse(tree)
 
 
 def stratified(labels, n, seed):

@@ -33,7 +33,7 @@ def extra_part(arm, seed, materials, count):
     """Return the images that an arm sees beside real ones, `count` in each batch."""
     images, labels = SOURCES[arm.source](arm, seed, materials)
     if arm.labels == "teacher":
-        targets = materials.teacher(seed, arm.fraction).predict(images, batch_size=500, verbose=0).astype("float32")
+        targets = materials.teacher(arm.fraction).predict(images, batch_size=500, verbose=0).astype("float32")
     else:
         targets = one_hot(labels, materials.scale.label_smoothing)
     return Part(images, targets, count, is_real=arm.source in ("duplicates", "stronger"))
@@ -44,14 +44,14 @@ def extra_part(arm, seed, materials, count):
 
 def gan(arm, seed, materials):
     """GAN images and the labels they were drawn for."""
-    images, labels = materials.generated(seed, arm.fraction)
+    images, labels = materials.generated(arm.fraction)
     return images[: arm.extra], labels[: arm.extra]
 
 
 def filtered(arm, seed, materials):
     """GAN images without the tenth of each class that the teacher's cross-entropy is highest for (Ding et al., 2021)."""
     images, labels = gan(arm, seed, materials)
-    probabilities = materials.teacher(seed, arm.fraction).predict(images, batch_size=500, verbose=0)
+    probabilities = materials.teacher(arm.fraction).predict(images, batch_size=500, verbose=0)
     kept = likeliest(probabilities[np.arange(len(labels)), labels], labels)
     return images[kept], labels[kept]
 

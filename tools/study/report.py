@@ -17,7 +17,7 @@ CURVES = {  # arms' beginnings, by what they are called in the figure
 
 def texts(records):
     """Return the texts between the marks of docs/study.md, by name, made of a list of records."""
-    return {"worth": worth_text(records), "table": table(records), "choices": choices_table(records)}
+    return {"worth": worth_text(records), "table": table(records)}
 
 
 def table(records):
@@ -47,21 +47,11 @@ def conditions(records):
     return f"{titles}; {devices}."
 
 
-def choices_table(records):
-    """Return the table of the runs that a choice was made by, as Markdown."""
-    made = sorted((record for record in records if "test_accuracy" not in record), key=lambda record: record["name"])
-    if not made:
-        return NONE_YET
-    lines = ["| run | validation accuracy |", "|---|---:|"]
-    lines += [f"| `{record['name']}` | {100 * record['val_accuracy']:.1f} % |" for record in made]
-    return "\n".join(lines) + "\n"
-
-
 # ---------------------------------------------------------------------------------------------------- the figure
 
 
 def scores(records, arm):
-    """Return the number of real images and the test accuracies in % of an arm's runs, those of the commit that most are of."""
+    """Return the number of real images and the test accuracies in % of an arm's runs, those of the code that most are of."""
     groups = {}
     for record in records:
         if record["arm"] == arm and "test_accuracy" in record:

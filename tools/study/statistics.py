@@ -49,7 +49,7 @@ def holm(p_values):
 
 
 def pairs(records, row):
-    """Return the pairs of records (arm's, control's) of a row, by seed, all of the commit that most pairs have."""
+    """Return the pairs of records (arm's, control's) of a row, by seed, all of the code that most pairs have."""
     found = {}
     controls = {(kind(record), record["seed"]): record for record in records if record["arm"] == row.control}
     for record in sorted(records, key=lambda record: record["seed"]):
@@ -61,7 +61,7 @@ def pairs(records, row):
 
 def kind(record):
     """Return what runs that are compared have in common."""
-    return record["dataset"], record["commit"], record["precision"]
+    return record["dataset"], record["code"], record["precision"]
 
 
 def compare(records, rows):

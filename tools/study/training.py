@@ -9,11 +9,12 @@ import time
 import keras
 
 import utils
-from core import checkpoints, digests, measures, records
+from core import checkpoints, digests, export, measures, records
 from core.muon import Muon
 from core.schedules import OneCycle
 from tools import cells
 from tools.study import stand_in
+from tools.study.materials import code
 
 
 def build(scale, images, seed):
@@ -45,18 +46,16 @@ def train(run, materials):
     record |= {"real_images": max([len(part.images) for part in batches.parts if part.is_real], default=0)}
     record |= {"real_exposures": real, "other_exposures": other, "parameter_count": network.count_params()}
     if arm.kept:
-        save_network(network, materials.teacher_path(run.seed, arm.fraction))
+        save_teacher(network, materials.teacher_path(arm.fraction))
     return record | {"total_seconds": time.perf_counter() - start}
 
 
 def measured(run, network, use, materials):
-    """Return the accuracies of a finished student; the test split is read here alone, and not by a run that makes a choice."""
+    """Return the accuracies of a finished student; the test split is read here alone."""
     data, (_, validation) = materials.data, materials.split()
     scores = {"val_accuracy": measures.accuracy(network, data.x_train[validation], data.y_train[validation])}
-    if run.arm.reads_test:
-        scores |= measures.scores(network.predict(data.x_test, batch_size=500, verbose=0), data.y_test)
-        scores |= use.measure(run.arm, network, data, materials.scale) if hasattr(use, "measure") else {}
-    return scores
+    scores |= measures.scores(network.predict(data.x_test, batch_size=500, verbose=0), data.y_test)
+    return scores | (use.measure(run.arm, network, data, materials.scale) if hasattr(use, "measure") else {})
 
 
 def about(run, materials):
@@ -67,13 +66,13 @@ def about(run, materials):
     record = {
         "name": run.name, "use": arm.use, "arm": arm.name, "seed": run.seed, "dataset": data.name, "dataset_md5": data.md5,
         "model": network, "real_digest": digests.digest(seen), "gan_share": arm.share,
-        "precision": keras.config.dtype_policy().name, "parameters": run.parameters(scale),
+        "precision": keras.config.dtype_policy().name, "code": code(), "parameters": run.parameters(scale),
     }  # fmt: skip
     if arm.uses_gan:
-        record["generated_digest"] = materials.generated_digest(run.seed, arm.fraction)
+        record["generated_digest"] = materials.generated_digest(arm.fraction)
         record["generator_sha256"] = materials.generator_sha256(arm.fraction)
     if arm.needs_teacher:
-        record["teacher_sha256"] = digests.file_sha256(materials.teacher_path(run.seed, arm.fraction))
+        record["teacher_sha256"] = digests.file_sha256(materials.teacher_path(arm.fraction))
     return record
 
 
@@ -82,11 +81,10 @@ def checkpoint_folder(run, materials):
     return materials.folder / "checkpoints" / run.name
 
 
-def save_network(network, path):
-    """Save a network to `path`, whole or not at all."""
+def save_teacher(network, path):
+    """Save a network to `path`, whole or not at all, as classifiers are published."""
     partial = path.with_name(f"{path.stem}.{os.getpid()}.partial.keras")
-    network.save(partial)
-    partial.replace(path)
+    export.save(network, partial).replace(path)
 
 
 def finish(run, materials, record, environment):
