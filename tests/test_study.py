@@ -1,5 +1,6 @@
 """The study: what makes each use that use, what the statistics find, and what the page says."""
 
+import csv
 import dataclasses
 import importlib
 import json
@@ -119,6 +120,28 @@ def test_gan_images_are_the_surest_of_the_candidates_and_kept(world):
     assert len(list((world.folder / "images").glob("*.npy"))) >= 1
     assert set(np.bincount(labels[:100], minlength=100)) == {1}
     assert images.shape == (1000, 32, 32, 3)
+
+
+def test_the_teacher_is_this_machine_s_or_the_published_one(project):
+    made = materials.Materials(plan.SMOKE)
+    own, published = (core.ROOT / folder / made.folder.name / "teacher.keras" for folder in ("runs", "results"))
+    assert made.teacher_path(1.0) == own
+    published.parent.mkdir(parents=True)
+    published.touch()
+    assert made.teacher_path(1.0) == published
+    own.touch()
+    assert made.teacher_path(1.0) == own
+    assert made.teacher_path(0.1).name == "teacher-tenth.keras"
+
+
+def test_the_code_of_a_run_is_the_same_for_other_comments_and_line_breaks_only():
+    source = 'def f(a):\n    """Add."""\n    return a + 1\n'
+    same = 'def f(\n    a,\n):\n    """Add one.\n\n    More."""\n    return a + 1  # why\n'
+    assert materials.statements(source) == materials.statements(same)
+    assert materials.statements(source) != materials.statements(source.replace("1", "2"))
+    assert materials.statements('class A:\n    """Empty."""\n') == materials.statements("class A:\n    pass\n")
+    assert all((ROOT / path).exists() for path in materials.CODE)
+    assert materials.code() == materials.code.__wrapped__()
 
 
 def test_a_generator_that_has_seen_other_images_is_refused(project, world):
@@ -318,6 +341,10 @@ def test_a_run_of_each_use_leaves_a_record_and_is_made_once(world, monkeypatch, 
     assert not training.checkpoint_folder(run, world).exists()
     monkeypatch.setattr(training, "train", None)
     assert study.make([run], world) == (0, 0)
+    published = core.ROOT / "results" / world.folder.name
+    published.mkdir(parents=True, exist_ok=True)
+    (world.folder / f"{run.name}.json").rename(published / f"{run.name}.json")
+    assert study.make([run], world) == (0, 0)  # nor is one that another machine has published
     other = dataclasses.replace(world.scale, temperature=3.0)
     assert not study.is_done(run, materials.Materials(other), {run.name: record})
 
@@ -454,16 +481,20 @@ def test_without_records_the_page_says_so():
 
 
 def test_the_page_and_the_figure_say_what_the_records_say(tmp_path):
-    made = simulated({"distilled-gan-alone": 0.05, "hard-gan-alone": -0.1}, seeds=3, spread=0)
+    made = simulated({"distilled-gan-alone": 0.05, "hard-gan-alone": -0.1, "teacher": 0.2}, seeds=3, spread=0)
     for place, real in enumerate(plan.REAL):
         arms = {f"{labels}-{real}": 0.1 * place for labels in report.CURVES} | {f"distilled-{real}-gan": 0.1 * place + 0.02}
         made += [record | {"real_images": real} for record in simulated(arms, seeds=3, spread=0)]
     texts = report.texts(made)
-    assert "as many as 141 photographs" in texts["worth"]  # half of the way from 100 to 200, in the logarithm
+    assert "as many as 140 photographs" in texts["worth"]  # half of the way from 100 to 200, in the logarithm: 141
     assert texts["worth"].count("as many as") == 1
     assert "| beside 400 real images, distilled | `distilled-400` | 3 | +2.00 |" in texts["table"]
     report.figure(made, tmp_path / "worth.png")
     assert (tmp_path / "worth.png").stat().st_size > 10_000
+    report.write_effects(made, tmp_path / "effects.csv")
+    effects = list(csv.DictReader((tmp_path / "effects.csv").open(encoding="utf-8")))
+    assert ("beside 400 real images, distilled", "distilled-400", "3") in [(e["use"], e["control"], e["seeds"]) for e in effects]
+    assert {e["points"] for e in effects if e["use"].startswith("beside")} == {"2"}
 
 
 def test_worth_is_read_off_where_the_curve_reaches_the_line():
@@ -477,7 +508,8 @@ def test_only_listed_runs_of_committed_code_are_published(project, capsys):
     record = simulated({"hard-400": 0.0}, seeds=1)[0] | {"name": run.name, "parameters": run.parameters(plan.FULL)}
     for name, changes in {"a": {}, "b": {"commit": "x-dirty-1"}, "c": {"parameters": {}}}.items():
         records.write_whole(records.run_folder("study") / f"{name}.json", record | changes)
+    (records.run_folder("study") / "teacher.keras").touch()
     publish.copy_study()
     published = project / "results" / "study"
-    assert {path.name for path in published.iterdir()} == {"a.json", "worth.png"}
+    assert {path.name for path in published.iterdir()} == {"a.json", "worth.png", "effects.csv", "teacher.keras"}
     assert capsys.readouterr().out.count("not published") == 2

@@ -90,7 +90,7 @@ def is_of_a_named_scale(path):
 
 
 def copy_study():
-    """Copy the study's records, those of committed code and of the list as it is, and draw its figure anew."""
+    """Copy the study's records, those of committed code and of the list as it is, and its teachers; draw its figure anew."""
     kept = []
     for path in sorted((core.ROOT / "runs" / "study").glob("*.json")):
         record = json.loads(path.read_text(encoding="utf-8"))
@@ -102,9 +102,11 @@ def copy_study():
         return
     results = core.ROOT / "results" / "study"
     results.mkdir(parents=True, exist_ok=True)
-    for path in kept:
+    for path in (*kept, *(core.ROOT / "runs" / "study").glob("teacher*.keras")):
         shutil.copy(path, results)
-    report.figure(list(records.read("study", published=True).values()), results / "worth.png")
+    made = list(records.read("study", published=True).values())
+    report.figure(made, results / "worth.png")
+    report.write_effects(made, results / "effects.csv")
 
 
 def publish_notebook(executed, target):

@@ -1,5 +1,6 @@
 """What docs/study.md says of the records, and the figure: what is a generator worth in photographs?"""
 
+import csv
 import math
 
 import matplotlib.pyplot as plt
@@ -38,6 +39,18 @@ def table(records):
         counts = f"{each.seeds} | {each.mean:+.2f} | {interval} | {adjusted} | {each.minutes:.1f}"
         lines.append(f"| {each.row.use} | `{each.row.control}` | {counts} |")
     return "\n".join(lines) + f"\n\n{len(effects)} of {len(plan.rows())} rows have runs. {conditions(records)}\n"
+
+
+def write_effects(records, path):
+    """Write the rows of the table that have an interval to a CSV file, which notebook 3 draws."""
+    columns = ("use", "control", "seeds", "points", "half_interval", "adjusted_p")
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(columns)
+        for each in statistics.compare(records, plan.rows()):
+            if each.p is not None:
+                numbers = (f"{value:.4g}" for value in (each.mean, each.half, each.adjusted))
+                writer.writerow([each.row.use, each.row.control, each.seeds, *numbers])
 
 
 def conditions(records):
@@ -86,17 +99,24 @@ def worth(real, accuracies, alone):
 
 def worth_text(records):
     """Return the figure, and in words what the generator is worth."""
-    lines = []
-    for labels, words in CURVES.items():
-        _, alone = scores(records, f"{labels}-gan-alone")
-        real, means, _ = curve(records, labels, with_gan=False)
-        number = worth(real, means, mean_and_half(alone)[0]) if alone else None
-        if alone:
-            score = f"GAN images alone, {words}: {mean_and_half(alone)[0]:.1f} % of the test images"
-            lines.append(f"- {score}{f', as many as {number:,.0f} photographs teach' if number else ''}.")
-    if not lines:
+    lines = [f"- {line}." for labels in CURVES if (line := worth_in_words(records, labels))]
+    _, teachers = scores(records, "teacher")
+    if not lines or not teachers:
         return NONE_YET
+    lines.append(f"- The teacher itself, which has seen all {plan.ALL:,}: {teachers[0]:.1f} %.")
     return "![Accuracy by the number of real images](../results/study/worth.png)\n\n" + "\n".join(lines) + "\n"
+
+
+def worth_in_words(records, labels):
+    """Return what students of GAN images alone score, and how many photographs teach as much; None without such students."""
+    _, alone = scores(records, f"{labels}-gan-alone")
+    if not alone:
+        return None
+    mean, half = mean_and_half(alone)
+    real, means, _ = curve(records, labels, with_gan=False)
+    number = worth(real, means, mean)
+    score = f"GAN images alone, {CURVES[labels]}: {mean:.1f} ± {half:.1f} % of the test images"
+    return score + (f", as many as {float(f'{number:.2g}'):,.0f} photographs teach" if number else "")
 
 
 def draw_alone(axis, records, labels, colour, name):
