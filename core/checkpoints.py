@@ -59,7 +59,8 @@ def fit(model, batches, *, epochs, folder, resume=True, minutes=5, early_stoppin
     if saver.state is None:
         _remove(saver.folder, keep=0)
     else:
-        print("{seconds:.0f} s of training found in {}, epoch {epoch}, step {step}".format(Path(folder).name, **saver.state))
+        where = "finished" if saver.finished else "epoch {epoch}, step {step}".format(**saver.state)
+        print(f"{saver.state['seconds']:.0f} s of training found in {Path(folder).name}: {where}")
     for callback in callbacks:
         callback.folder, callback.history = saver.folder, dict(saver.state["history"]) if saver.state else {}
     stopping = [early_stopping] if early_stopping else []  # it may watch what the callbacks log

@@ -1,6 +1,7 @@
 """Records: one JSON file a run, a reader's in runs/, ours in results/; and the tables made of them."""
 
 import contextlib
+import csv
 import functools
 import hashlib
 import json
@@ -177,6 +178,14 @@ def read_both(part):
     return [record | {"whose": whose} for records, whose in named for record in records.values()]
 
 
+def study_effects():
+    """Return the published effects of the study, a dictionary a row: `use` and `against` are words, the rest numbers."""
+    with open(core.ROOT / "results" / "study" / "effects.csv", encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    words = ("use", "against")
+    return [{key: value if key in words else float(value) for key, value in row.items()} for row in rows]
+
+
 def find(part, name):
     """Return the path of a file of this machine's runs or, where there is none, of the published ones."""
     folders = run_folder(part), core.ROOT / "results" / part
@@ -208,13 +217,14 @@ def manifest(part, run, **changes):
 def comparison_table(records):
     """Return a Markdown table of classifiers' records, best test accuracy first, with a column `run` where they say whose."""
     whose = any("whose" in record for record in records)
-    words, counts = ("model", *["run"] * whose, "optimiser"), ("GAN images a class", "parameters", "epochs", "minutes")
+    words = "model", *["run"] * whose, "optimiser"
+    counts = "seed", "GAN images a class", "parameters", "epochs", "minutes"
     columns = (*words, *counts, "train", "validation", "test", "test top-5", "test with mirror images")
     rows = [f"| {' | '.join(columns)} |", "|" + "---|" * len(words) + "---:|" * (len(columns) - len(words))]
     for record in sorted(records, key=lambda record: -record["test_accuracy"]):
         keys = ("train_accuracy", "val_accuracy", "test_accuracy", "test_top5", "test_flip_accuracy")
         shares = " | ".join(f"{100 * record[key]:.2f} %" if key in record else "" for key in keys)
-        counts = " | ".join(f"{record[key]:,}" for key in ("synthetic_per_class", "parameter_count", "epochs_run"))
+        counts = " | ".join(f"{record[key]:,}" for key in ("seed", "synthetic_per_class", "parameter_count", "epochs_run"))
         counts += f" | {record['seconds'] / 60:.1f}"
         whom = f"{record['whose']} | " if whose else ""
         rows.append(f"| {record['model']} | {whom}{optimizer(record)} | {counts} | {shares} |")
@@ -312,7 +322,9 @@ def differences(accuracy):
 def mean_in_words(differences):
     """Return a sentence on paired differences (percentage points): their mean and its 95 % interval over seeds."""
     if len(differences) < 2:
-        return "One seed: no interval can be given."
+        return (
+            f"Difference {differences[0]:+.2f} percentage points. One seed gives no interval." if differences else "No pair yet."
+        )
     mean, half = measures.mean_and_interval(differences)
     interval = f"95 % interval {mean - half:+.2f} to {mean + half:+.2f} (Student's t, {len(differences)} seeds)"
     return f"Mean difference {mean:+.2f} percentage points, {interval}."

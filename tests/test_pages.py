@@ -41,7 +41,7 @@ def test_readme_is_short_and_its_links_lead_somewhere():
 
 @pytest.mark.parametrize(
     ("differences", "words"),
-    [([0.3], "cannot tell"), ([-1.0, 0.9, 0.2], "Not measurably"), ([1.0, 1.1, 0.9], "Yes"), ([-1.0, -1.1, -0.9], "harm")],
+    [([0.3], "cannot tell"), ([-1.0, 0.9, 0.2], "no measurable"), ([1.0, 1.1, 0.9], "help"), ([-1.0, -1.1, -0.9], "harm")],
 )
 def test_the_verdict_follows_from_the_interval(differences, words):
     assert words in pages.verdict(differences)

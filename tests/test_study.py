@@ -63,7 +63,7 @@ def test_teachers_come_before_all_that_need_them():
         if run.arm.needs_teacher:
             assert [r for r in listed[:place] if r.arm.kept and r.arm.fraction == run.arm.fraction], run.name
     chosen = plan.chosen(listed, "tenth-distilled-gan")
-    assert {run.arm.name for run in chosen} == {"teacher-tenth", "tenth-distilled-gan"}
+    assert {run.arm.name for run in chosen} == {"teacher-tenth", "tenth-distilled-gan", "tenth-distilled"}
 
 
 # ---------------------------------------------------------------------------------------------------- batches
@@ -193,9 +193,14 @@ def test_controls_are_real_images_or_noise(world):
     known = {image.tobytes(): label for image, label in zip(photographs, own, strict=True)}
     duplicates, labels = mixed.duplicates(arm, 0, world)
     assert [known[image.tobytes()] for image in duplicates] == labels.tolist()
-    changed, again = mixed.stronger(arm, 0, world)
-    assert again.tolist() == labels.tolist()
-    assert not any(image.tobytes() in known for image in changed)
+    stronger = mixed.extra_part(dataclasses.replace(arm, source="stronger"), 0, world, 8)
+    assert stronger.is_real
+    once, again = (Mixture([stronger], 0, 4)[step][0] for step in (0, 0))
+    assert np.array_equal(once, again)
+    assert not any(image.tobytes() in known for image in once)
+    changed = mixed.changed_more(np.full((500, 32, 32, 3), 200, np.uint8), np.random.default_rng(0))
+    hidden = (changed == 128).all(-1).sum((1, 2))
+    assert hidden.max() == 16 * 16  # less at the edges
     noise, _ = mixed.noise(arm, 0, world)
     assert abs(noise.mean() - 127.5) < 1
 
@@ -351,7 +356,7 @@ def test_a_run_of_each_use_leaves_a_record_and_is_made_once(world, monkeypatch, 
 
 def test_a_run_cut_off_is_taken_up_by_another_process(world, monkeypatch):
     """What defines a training is the same in each process, so that the checkpoints of a killed one are found."""
-    listed = [plan.Run(ARMS[name], 0) for name in ("distilled-400-gan", "tenth-partners-real", "all-beside", "robust-0.7")]
+    listed = [plan.Run(ARMS[name], 1) for name in ("distilled-400-gan", "tenth-partners-real", "all-beside", "robust-0.7")]
     monkeypatch.setattr(training, "measured", lambda *_: 1 / 0)
     for run in listed:
         with pytest.raises(ZeroDivisionError):
@@ -373,7 +378,7 @@ study.make([run for run in plan.runs() if run.name in [{names}]], materials.Mate
 
 
 def test_no_run_begins_after_the_minutes_and_a_diverged_one_is_named(world, monkeypatch, capsys):
-    listed = [plan.Run(ARMS["hard-1000"], 0), plan.Run(ARMS["hard-1000"], 1)]
+    listed = [plan.Run(ARMS["hard-1000"], 1), plan.Run(ARMS["hard-1000"], 2)]
     assert study.make(listed, world, minutes=0) == (0, 0)
     assert "2 runs left" in capsys.readouterr().out
 
@@ -382,8 +387,14 @@ def test_no_run_begins_after_the_minutes_and_a_diverged_one_is_named(world, monk
 
     monkeypatch.setattr(training, "train", diverging)
     assert study.make(listed, world, most=1) == (0, 1)
-    assert study.make(listed, world) == (0, 2)
-    assert "FAILED hard-1000-seed1" in capsys.readouterr().out
+    assert study.make(listed, world) == (0, 1)  # the first is not tried again
+    assert "FAILED hard-1000-seed2" in capsys.readouterr().out
+    made = json.loads((world.folder / "hard-1000-seed1.json").read_text(encoding="utf-8"))
+    assert made["diverged"] == "nan"
+    control = simulated({"tenth-real": 0.0}, seeds=3)
+    assert "Without a result, as their loss was no longer finite: hard-1000-seed1." in report.table(
+        [made, *control, *simulated({"tenth-merged-1": 0.1}, seeds=3)]
+    )
 
 
 @pytest.mark.parametrize(("done", "failed", "goes_on"), [(40, 0, True), (1, 39, True), (0, 40, False), (39, 0, False)])
@@ -488,12 +499,12 @@ def test_the_page_and_the_figure_say_what_the_records_say(tmp_path):
     texts = report.texts(made)
     assert "as many as 140 photographs" in texts["worth"]  # half of the way from 100 to 200, in the logarithm: 141
     assert texts["worth"].count("as many as") == 1
-    assert "| beside 400 real images, distilled | `distilled-400` | 3 | +2.00 |" in texts["table"]
+    assert "| beside 400 real images, distilled | the same without GAN images | 3 | +2.00 |" in texts["table"]
     report.figure(made, tmp_path / "worth.png")
     assert (tmp_path / "worth.png").stat().st_size > 10_000
     report.write_effects(made, tmp_path / "effects.csv")
     effects = list(csv.DictReader((tmp_path / "effects.csv").open(encoding="utf-8")))
-    assert ("beside 400 real images, distilled", "distilled-400", "3") in [(e["use"], e["control"], e["seeds"]) for e in effects]
+    assert ("beside 400 real images, distilled", "3") in [(e["use"], e["seeds"]) for e in effects]
     assert {e["points"] for e in effects if e["use"].startswith("beside")} == {"2"}
 
 
@@ -504,12 +515,22 @@ def test_worth_is_read_off_where_the_curve_reaches_the_line():
 
 
 def test_only_listed_runs_of_committed_code_are_published(project, capsys):
-    run = plan.Run(ARMS["hard-400"], 0)
-    record = simulated({"hard-400": 0.0}, seeds=1)[0] | {"name": run.name, "parameters": run.parameters(plan.FULL)}
+    run = plan.Run(ARMS["hard-400"], 1)
+    record = simulated({"hard-400": 0.0}, seeds=2)[1] | {"name": run.name, "parameters": run.parameters(plan.FULL)}
     for name, changes in {"a": {}, "b": {"commit": "x-dirty-1"}, "c": {"parameters": {}}}.items():
         records.write_whole(records.run_folder("study") / f"{name}.json", record | changes)
-    (records.run_folder("study") / "teacher.keras").touch()
+    teacher = plan.Run(ARMS["teacher"], 0)
+    own = record | {"name": teacher.name, "arm": "teacher", "parameters": teacher.parameters(plan.FULL)}
+    records.write_whole(records.run_folder("study") / "teacher-seed0.json", own)
+    for name in ("teacher", "teacher-tenth"):
+        (records.run_folder("study") / f"{name}.keras").touch()  # that of a tenth has no record
     publish.copy_study()
     published = project / "results" / "study"
-    assert {path.name for path in published.iterdir()} == {"a.json", "worth.png", "effects.csv", "teacher.keras"}
+    assert {path.name for path in published.iterdir()} == {
+        "a.json",
+        "worth.png",
+        "effects.csv",
+        "teacher-seed0.json",
+        "teacher.keras",
+    }
     assert capsys.readouterr().out.count("not published") == 2

@@ -8,7 +8,8 @@ import nbformat
 import core
 from core import cifar100, measures, records
 from tools import bench, cells, parity
-from tools.study import report
+from tools.study import plan, report
+from tools.study import statistics as study_statistics
 
 REFERENCES = (  # model, test accuracy in %, how; from the projects named
     ("VGG-16", "77.98", "300 epochs, AutoAugment and Cutout, best epoch: README of SNN_Calibration (Li et al., 2021)"),
@@ -32,7 +33,7 @@ def texts():
         },
         "docs/accuracy.md": {"trials": trials_table()},
         "docs/models.md": {"models": models_text()},
-        "docs/study.md": report.texts(list(records.read("study", published=True).values())),
+        "docs/study.md": report.texts(plan.listed(records.read("study", published=True).values())),
         "docs/speed.md": {"bench": bench.report(measured["bench"]), "parity": parity.report(measured["parity"])},
     }
 
@@ -85,24 +86,42 @@ def answer():
     differences = records.differences(accuracy)
     mixed, best = published["vgg16_gan"], max(gans("cifar100"), key=lambda record: record["gan_train"])
     beside = f"{mixed['synthetic_per_class']} GAN images a class beside {mixed['train_images'] // 100} real ones"
-    taught, real, on_test = (f"{100 * best[key]:.0f} %" for key in ("gan_train", "gan_test_real", "gan_train_test_split"))
-    return f"""{verdict(differences)}
-With {beside}, VGG-16 names {with_gan:.1f} % of the test images.
+    taught, real = (f"{100 * best[key]:.0f} %" for key in ("gan_train", "gan_test_real"))
+    return f"""**Merged with all real images: {verdict(differences)}**
+With {beside}, {published["vgg16"]["model"]} names {with_gan:.1f} % of the test images.
 Without them it names {without:.1f} %. {records.mean_in_words(differences)}
 
-The images do teach. A small classifier trained only on GAN images scores {taught} on real validation images.
-On test images it scores {on_test}. Trained on as many real ones, it scores {real} on validation images.
+{study_answer()}**Alone, with the labels they were drawn for.**
+A small classifier trained only on GAN images scores {taught} on validation images.
+Trained on as many real ones, it scores {real}.
+"""
+
+
+def study_answer(real=400):
+    """Return what the study adds to the answer: GAN images beside `real` real ones, and in the place of real ones."""
+    made = plan.listed(records.read("study", published=True).values())
+    row = next(row for row in plan.rows() if row.arm == f"distilled-{real}-gan")
+    if len(pairs := study_statistics.pairs(made, row)) < 2:
+        return ""
+    with_gan, without = ([100 * run["test_accuracy"] for run in runs] for runs in zip(*pairs, strict=True))
+    differences = [one - other for one, other in zip(with_gan, without, strict=True)]
+    return f"""**Beside {real} real images: {verdict(differences)}**
+A student with a teacher's labels names {statistics.mean(without):.1f} % of the test images.
+With GAN images beside the real ones it names {statistics.mean(with_gan):.1f} %. {records.mean_in_words(differences)}
+
+**In the place of real images.** {report.worth_in_words(made, "distilled")}.
+
 """
 
 
 def verdict(differences):
     """Return in a few words what the interval of paired differences says."""
     if len(differences) < 2:
-        return "One seed cannot tell."
+        return "one seed cannot tell."
     mean, half = measures.mean_and_interval(differences)
     if abs(mean) <= half:
-        return "**Not measurably.**"
-    return "**Yes.**" if mean > 0 else "**No: they harm.**"
+        return "no measurable effect."
+    return "they help." if mean > 0 else "they harm."
 
 
 def summary_table():
@@ -163,7 +182,9 @@ def models_text():
     for path in (*records.classifier_files(folder), *sorted(folder.glob("*_generator.keras"))):
         record = published[path.stem.removesuffix("_generator")]
         scored = (
-            "GAN-train {:.1%} of validation images".format(record["gan_train"]) if "gan_train" in record else accuracy_of(record)
+            f"GAN-train {100 * record['gan_train']:.1f} % ([what that is](results.md#gans))"
+            if "gan_train" in record
+            else accuracy_of(record)
         )
         size = f"{record['parameter_count']:,} | {path.stat().st_size / 1e6:.1f} MB"
         rows.append(f"| [`{path.name}`](../results/cifar100/{path.name}) | {record['model']} | {size} | {scored} |")
@@ -185,7 +206,7 @@ def weakest(record, count=8):
     by_class = sorted(zip(record["test_by_class"], cifar100.class_names("cifar100"), strict=True))
     worst, best = (", ".join(f"{name.replace('_', ' ')} {100 * share:.0f} %" for share, name in part)
                    for part in (by_class[:count], by_class[: -count - 1 : -1]))  # fmt: skip
-    return f"Of the 100 test images of a class `{record['name']}` names fewest of: {worst}. It names most of: {best}."
+    return f"Lowest test accuracy of `{record['name']}` by class: {worst}. Highest: {best}."
 
 
 def trials_table():
@@ -203,7 +224,7 @@ def gans_text(part):
     """Return the table of the GANs' records, and what its columns mean."""
     first = gans(part)[0]
     return f"""{gan_table(gans(part))}
-Seed {first["seed"]}, on {first["device"]}. The last row takes real images for the GAN's.
+Seed {first["seed"]}, on {first["device"]}. The last row has the same measures of real images.
 
 - Consistency: weight of the consistency regularisation.
 - Candidates: images drawn for each one that is kept, the one whose class the teacher is surest of.

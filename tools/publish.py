@@ -94,7 +94,7 @@ def copy_study():
     kept = []
     for path in sorted((core.ROOT / "runs" / "study").glob("*.json")):
         record = json.loads(path.read_text(encoding="utf-8"))
-        if "dirty" in (record["commit"] or "dirty") or not plan.is_listed(record):
+        if "dirty" in (record["commit"] or "dirty") or not plan.listed([record]):
             print(f"{path.name}: not in the list, or of code that is not committed: not published")
         else:
             kept.append(path)
@@ -102,9 +102,11 @@ def copy_study():
         return
     results = core.ROOT / "results" / "study"
     results.mkdir(parents=True, exist_ok=True)
-    for path in (*kept, *(core.ROOT / "runs" / "study").glob("teacher*.keras")):
+    for path in kept:
         shutil.copy(path, results)
-    made = list(records.read("study", published=True).values())
+        if (network := path.with_name(path.name.replace("-seed0.json", ".keras"))).exists():  # a teacher's
+            shutil.copy(network, results)
+    made = plan.listed(records.read("study", published=True).values())
     report.figure(made, results / "worth.png")
     report.write_effects(made, results / "effects.csv")
 

@@ -4,13 +4,14 @@ Records go to runs/study/, and at the end the table and the figure. `make study-
 """
 
 import argparse
+import importlib
 import os
 import sys
 import time
 
 from core import checkpoints, devices, records
 from tools.study import plan, report, training
-from tools.study.materials import Materials
+from tools.study.materials import Materials, code
 
 RUNS_A_PROCESS = 40  # TensorFlow keeps some 30 MB of every network that it has trained: then a new process goes on
 
@@ -65,21 +66,26 @@ def show(runs, materials):
 def make(runs, materials, minutes=None, most=None):
     """Make the missing ones of the runs, at most `most`, and say how far it is; return how many were made and how many failed."""
     begun, done, failed, scale = time.perf_counter(), 0, 0, materials.scale
-    environment = records.environment()  # now: the commit that this process has loaded
+    environment = records.environment() | {"code": code()}  # now: what this process has loaded
+    uses = {run.arm.use: importlib.import_module(f"tools.study.{run.arm.use}") for run in runs}
     made = known(scale)
     missing = [run for run in runs if not is_done(run, materials, made)]
+    others = sum(record.get("code") != environment["code"] for record in made.values())
+    if others:
+        print(f"{others} runs were made with other code. They count as done, and none of them is compared with a new run.")
     print(f"{len(runs) - len(missing)} of {len(runs)} runs are done, {hours(missing, scale, made)} left", flush=True)
     for number, run in enumerate(missing[:most], 1):
         if minutes is not None and time.perf_counter() - begun > 60 * minutes:
             print(f"{minutes:g} minutes are over: {len(missing) - number + 1} runs left")
             break
         try:
-            record = training.train(run, materials)
+            record = training.train(run, uses[run.arm.use], materials)
         except checkpoints.DivergedError as error:
+            training.finish(run, materials, training.about(run, materials) | {"diverged": str(error)}, environment)
             failed += 1
             print(f"FAILED {run.name}: {error}", flush=True)
             continue
-        training.finish(run, materials, record, environment)
+        training.finish(run, materials, record, environment | {"use_code": code(run.arm.use)})
         made[run.name], done = record, done + 1
         took = f"validation {100 * record['val_accuracy']:.1f} %, {record['total_seconds']:.0f} s"
         print(f"{number:3} of {len(missing)}  {run.name}: {took}; {hours(missing[number:], scale, made)} left", flush=True)
@@ -100,7 +106,7 @@ def is_done(run, materials, made):
 def seconds(run, scale, made):
     """Return how long a run takes: as long as records of its use took a step, or else an estimate."""
     steps = run.parameters(scale)["steps"] * run.arm.batch
-    alike = [record for record in made.values() if record["use"] == run.arm.use]
+    alike = [record for record in made.values() if record["use"] == run.arm.use and "total_seconds" in record]
     if alike:
         seen = sum(record["steps"] * record["parameters"]["batch"] for record in alike)
         return steps * sum(record["total_seconds"] for record in alike) / seen
@@ -115,7 +121,7 @@ def hours(runs, scale, made):
 
 def write_report(scale, folder):
     """Write the table and the figure of this machine's records beside them."""
-    made = list(known(scale).values())
+    made = plan.listed(known(scale).values(), scale)
     text = "\n".join(report.texts(made).values()).replace("../results/study/", "")
     (folder / "study.md").write_text(text, encoding="utf-8")
     if made:

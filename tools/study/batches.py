@@ -11,15 +11,19 @@ from core.batches import crop_and_flip, cutmix
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """Images `uint8` (n, 32, 32, 3) with labels `float32` (n, 100), of which each batch holds `count`."""
+    """Images `uint8` (n, 32, 32, 3) with labels `float32` (n, 100), of which each batch holds `count`.
+
+    `change`, where there is one, takes images and a random generator and returns other images, anew each time.
+    """
 
     images: np.ndarray
     labels: np.ndarray
     count: int
     is_real: bool = True
+    change: object = None
 
     def take(self, seed, position):
-        """Return the images and labels of the batch at `position`; each image is seen as often as any other, but for one time."""
+        """Return images and labels of the batch at `position`, from 0: each image is seen as often as any other, or once more."""
         n, first = len(self.images), position * self.count
         passes = range(first // n, (first + self.count - 1) // n + 1)
         order = np.concatenate([order_of_pass((*seed, number), n) for number in passes])
@@ -50,9 +54,9 @@ class Mixture(keras.utils.PyDataset):
         return self.steps - self.start
 
     def __getitem__(self, step):
-        position = self.epoch * self.steps + self.start + step
+        position = max(self.epoch - 1, 0) * self.steps + self.start + step  # epochs count from 1
         rng = np.random.default_rng((self.seed, position))
-        drawn = [part.take((self.seed, number), position) for number, part in self.parts_at(position)]
+        drawn = [changed(part, part.take((self.seed, number), position), rng) for number, part in self.parts_at(position)]
         groups = drawn if self.apart else [joined(drawn)]
         return joined([self.augmented(*group, rng) for group in groups])
 
@@ -60,7 +64,7 @@ class Mixture(keras.utils.PyDataset):
         self.epoch, self.start = self.epoch + 1, 0
 
     def parts_at(self, position):
-        """Return the parts that the batch at `position` is made of, each with its number. Epochs count from 1."""
+        """Return the parts that the batch at `position` is made of, each with its number."""
         return list(enumerate(self.parts))
 
     def augmented(self, images, labels, rng):
@@ -72,10 +76,15 @@ class Mixture(keras.utils.PyDataset):
     def exposures(self, epochs):
         """Return how many real images and how many others a training of so many epochs sees, each as often as it is seen."""
         counts = {True: 0, False: 0}
-        for position in range(self.steps, self.steps * (epochs + 1)):
+        for position in range(self.steps * epochs):
             for _, part in self.parts_at(position):
                 counts[part.is_real] += part.count
         return counts[True], counts[False]
+
+
+def changed(part, group, rng):
+    """Return images and labels of a part, the images changed where the part asks for it."""
+    return (part.change(group[0], rng), group[1]) if part.change else group
 
 
 def joined(groups):

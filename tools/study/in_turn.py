@@ -12,7 +12,7 @@ class InTurn(Mixture):
         self.first_steps = first_steps
 
     def parts_at(self, position):
-        number = int(position - self.steps >= self.first_steps)
+        number = int(position >= self.first_steps)
         return [(number, self.parts[number])]
 
 

@@ -3,6 +3,7 @@
 import ast
 import functools
 import hashlib
+import inspect
 import json
 
 import keras
@@ -17,11 +18,10 @@ from tools import cells
 from tools.study import stand_in
 
 GENERATORS = {1.0: ("cifar100", "gan_long"), 0.1: ("cifar100-0.1", "gan")}  # published ones, by what they have seen
-CODE = (  # that all runs are made with; what a use adds stands in its own file, and is the same for all seeds of its arm
+CODE = (  # that all runs are made with; what a use adds stands in its own file
     *(f"core/{name}.py" for name in ("batches", "checkpoints", "cifar100", "devices", "fast", "measures", "muon", "schedules")),
     *(f"tools/study/{name}.py" for name in ("batches", "materials", "mixed", "training")),
     "tools/cells.py",
-    "utils.py",
 )
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef)
 
@@ -110,10 +110,15 @@ class Materials:
 
 
 @functools.cache
-def code():
-    """Return a digest of the code that all runs are made with, the same for other comments, docstrings and line breaks."""
-    sources = [(cells.FOLDER.parent / path).read_text(encoding="utf-8") for path in CODE]
-    sources += cells.tagged("vgg16_with_gan", "define")
+def code(use=None):
+    """Return a digest of the code that all runs are made with, or of what a use adds.
+
+    It is the same for other comments, docstrings and line breaks, but may differ between versions of Python.
+    """
+    paths = [f"tools/study/{use}.py"] if use else CODE
+    sources = [(cells.FOLDER.parent / path).read_text(encoding="utf-8") for path in paths]
+    sources += [] if use else cells.tagged("vgg16_with_gan", "define")
+    sources += [] if use else [inspect.getsource(function) for function in (utils.split, utils.channel_statistics)]
     return hashlib.sha256("\n".join(map(statements, sources)).encode()).hexdigest()[:16]
 
 

@@ -36,7 +36,8 @@ def extra_part(arm, seed, materials, count):
         targets = materials.teacher(arm.fraction).predict(images, batch_size=500, verbose=0).astype("float32")
     else:
         targets = one_hot(labels, materials.scale.label_smoothing)
-    return Part(images, targets, count, is_real=arm.source in ("duplicates", "stronger"))
+    real = arm.source in ("duplicates", "stronger")
+    return Part(images, targets, count, is_real=real, change=changed_more if arm.source == "stronger" else None)
 
 
 # ---------------------------------------------------------------------------------------------------- where they come from
@@ -84,18 +85,16 @@ def duplicates(arm, seed, materials):
     return images[chosen], labels[chosen]
 
 
-def stronger(arm, seed, materials):
-    """Duplicates, the contrast and brightness of each channel changed, a square of 16 x 16 hidden (DeVries & Taylor, 2017)."""
-    images, labels = duplicates(arm, seed, materials)
-    rng = np.random.default_rng((seed, 14))
+def changed_more(images, rng):
+    """Change contrast and brightness of each channel, and hide a square of 16 x 16 pixels (DeVries & Taylor, 2017)."""
     contrast, brightness = rng.uniform(0.6, 1.4, (len(images), 1, 1, 3)), rng.uniform(-30, 30, (len(images), 1, 1, 3))
     changed = np.clip((images - np.float32(128)) * contrast + 128 + brightness, 0, 255).astype("uint8")
     rows, columns = rng.integers(0, 32, (2, len(images), 1))
-    hidden = (abs(np.arange(32) - rows) <= 8)[:, :, None] & (abs(np.arange(32) - columns) <= 8)[:, None, :]
-    changed[hidden] = 128
-    return changed, labels
+    down, right = np.arange(32) - rows, np.arange(32) - columns
+    changed[((down >= -8) & (down < 8))[:, :, None] & ((right >= -8) & (right < 8))[:, None, :]] = 128
+    return changed
 
 
 SOURCES = {
-    "gan": gan, "filtered": filtered, "shuffled": shuffled, "noise": noise, "duplicates": duplicates, "stronger": stronger,
+    "gan": gan, "filtered": filtered, "shuffled": shuffled, "noise": noise, "duplicates": duplicates, "stronger": duplicates,
 }  # fmt: skip

@@ -73,17 +73,18 @@ class Arm:
     @property
     def uses_gan(self):
         return self.source in ("gan", "filtered", "shuffled", "noise") and (
-            self.share > 0 or self.use in ("in_turn", "partners", "tail")
+            self.share > 0 or self.use in ("in_turn", "partners") or self.options.get("kind") == "filled"
         )
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One row of the table: what an arm gains over its control, a pair a seed."""
+    """One row of the table: what an arm gains over its control, a pair a seed. `use` and `against` say in words what they are."""
 
     use: str
     arm: str
     control: str
+    against: str = "the same without GAN images"
     measure: str = "test_accuracy"
 
 
@@ -119,7 +120,12 @@ BESIDE_REAL = [
     for with_gan in (True, False)
 ]
 FIRST = ("distilled-400-gan", "distilled-400", "distilled-1000", "distilled-4500-gan", "distilled-4500")  # what tells most
-HEADLINE = ALONE[::-1] + [arm for arm in BESIDE_REAL if arm.name in FIRST]
+INSTEAD = [  # of GAN images, beside the same real ones
+    Arm(f"distilled-{real}-{source}", "distilled", real, SHARES[real], source)
+    for real in (400, TENTH)
+    for source in ("noise", "stronger")
+]
+HEADLINE = ALONE[::-1] + [arm for arm in BESIDE_REAL if arm.name in FIRST] + INSTEAD[:1]
 
 # ---------------------------------------------------------------------------------------------------- the other uses
 
@@ -141,9 +147,11 @@ TENTH_ALONE = [
     Arm("tenth-real-longer", **PLACES["tenth"], longer=2),
 ]
 MERGED = [merged(place, ratio) for place in PLACES for ratio in (0.04, 0.25, 1.0)]
+LONGER = [Arm("hard-45000-longer", longer=2), Arm("hard-45000-gan-longer", share=SHARES[ALL], longer=2)]
 FILTERED = [merged(place, ratio, "filtered", source="filtered") for place in PLACES for ratio in (0.25, 1.0)]
 TAUGHT = [merged(place, ratio, "taught", labels="teacher") for place in PLACES for ratio in (0.25, 1.0)]
 CONTROLS = [
+    *INSTEAD,
     *(
         merged(place, ratio, source, source=source)
         for place, ratio in (("tenth", 1.0), ("all", 0.25))
@@ -170,69 +178,85 @@ TAIL = [Arm(f"tail-{kind}", "tail", options={"imbalance": 100, "kind": kind}) fo
 ATTACK = {"radius": 8.0, "steps": 3, "last_steps": 20, "restarts": 2}  # radius in grey levels of 0 to 255
 ROBUST = [Arm(f"robust-{share:g}", "robust", share=share, options=ATTACK) for share in (0.3, 0.7, 0.0)]
 
-BLOCKS = [  # (arms, seeds), in order
+BLOCKS = [  # (arms, seeds), in order; teachers have a seed of their own, as a student could gain from its teacher's first weights
     (TEACHERS[:1], (0,)),
-    (HEADLINE, (0, 1, 2)),
-    (BESIDE_REAL, (0, 1, 2)),
+    (HEADLINE, (1, 2, 3)),
+    (HEADLINE, (4, 5)),
+    (BESIDE_REAL, (1, 2, 3)),
     (TEACHERS[1:], (0,)),
-    (TENTH_ALONE + MERGED + FILTERED + TAUGHT, (0, 1, 2)),
-    (CONTROLS, (0, 1, 2)),
-    (IN_TURN + PARTNERS, (0, 1, 2)),
-    (BESIDE, (0, 1, 2)),
-    (ALONE + BESIDE_REAL, (3, 4)),
-    (TAIL, (0, 1, 2)),
-    (ROBUST, (0, 1, 2)),
+    (TENTH_ALONE + MERGED + LONGER + FILTERED + TAUGHT, (1, 2, 3)),
+    (CONTROLS, (1, 2, 3)),
+    (IN_TURN + PARTNERS, (1, 2, 3)),
+    (BESIDE, (1, 2, 3)),
+    (BESIDE_REAL, (4, 5)),
+    (TAIL, (1, 2, 3)),
+    (ROBUST, (1, 2, 3)),
 ]
 
 
 def runs(smoke=False):
-    """Return all runs in order, each once; for a smoke test, one of each arm."""
-    listed = {}
+    """Return all runs in order, each once; for a smoke test, the first of each arm."""
+    listed, first = {}, {}
     for arms, seeds in BLOCKS:
         for seed in seeds:
             for arm in arms:
                 listed.setdefault(Run(arm, seed).name, Run(arm, seed))
-    return [run for run in listed.values() if run.seed == 0 or not smoke]
+                first.setdefault(arm.name, Run(arm, seed))
+    return list((first if smoke else listed).values())
 
 
-def chosen(listed, only=None):
-    """Return those of the runs whose use is `only` or whose name holds it, with the teachers that they need; all for None."""
+def chosen(all_runs, only=None):
+    """Return those of the runs whose use is `only` or whose name holds it, with their controls and teachers; all for None."""
     if only is None:
-        return listed
-    wanted = [run for run in listed if run.arm.use == only or only in run.name]
+        return all_runs
+    named = {run.arm.name for run in all_runs if run.arm.use == only or only in run.name}
+    named |= {row.control for row in rows() if row.arm in named}
+    wanted = [run for run in all_runs if only in run.name or run.arm.name in named]
     needed = {run.arm.fraction for run in wanted if run.arm.needs_teacher}
-    return [run for run in listed if run in wanted or (run.arm.kept and run.arm.fraction in needed)]
+    return [run for run in all_runs if run in wanted or (run.arm.kept and run.arm.fraction in needed)]
 
 
-def is_listed(record):
-    """Whether a record is of a run that stands in the list, made with its numbers."""
-    return any(run.name == record["name"] and run.parameters(FULL) == record["parameters"] for run in runs())
+def listed(records, scale=FULL):
+    """Return those of the records that are of a run in the list, made with its numbers."""
+    numbers = {run.name: run.parameters(scale) for run in runs()}
+    return [record for record in records if numbers.get(record["name"]) == record["parameters"]]
 
 
 # ---------------------------------------------------------------------------------------------------- the table
 
+FEWER = "the same real images, none in their place"
+NOISE, STRONGER = "noise in their place", "real images, changed more, in their place"
+
 
 def rows():
     """Return the rows of the table in order."""
-    found = [Row("GAN images alone: distilled, against hard labels", "distilled-gan-alone", "hard-gan-alone")]
+    found = [Row("GAN images alone, distilled", "distilled-gan-alone", "hard-gan-alone", "the same with hard labels")]
     found += [
         Row(f"beside {real:,} real images, {words}", f"{labels}-{real}-gan", f"{labels}-{real}")
         for labels, words in (("distilled", "distilled"), ("hard", "hard labels"))
         for real in REAL
     ]
     found += [
-        Row(f"beside {real:,} real images, distilled", f"distilled-{real}-gan", f"distilled-{real}-fewer")
+        Row(f"beside {real:,} real images, distilled", f"distilled-{real}-gan", f"distilled-{real}-fewer", FEWER)
         for real in (400, TENTH)
     ]
+    found += [
+        Row(f"beside {real:,} real images, distilled", f"distilled-{real}-gan", f"distilled-{real}-{source}", words)
+        for real in (400, TENTH)
+        for source, words in (("noise", NOISE), ("stronger", STRONGER))
+    ]
     found.append(Row("a tenth: distilled, generator and teacher of that tenth", "tenth-distilled-gan", "tenth-distilled"))
-    found.append(Row("a tenth: twice the steps (is the budget enough?)", "tenth-real-longer", "tenth-real"))
+    longer = "beside 45,000 real images, hard labels, twice the steps"
+    found.append(Row(longer, "hard-45000-gan-longer", "hard-45000-longer"))
+    found.append(Row("no GAN images: a tenth, twice the steps", "tenth-real-longer", "tenth-real", "the steps of all others"))
     for place in PLACES:
         found += merged_rows(place) + control_rows(place) + other_rows(place)
-    found += [Row("long tail filled up", "tail-filled", f"tail-{control}") for control in ("plain", "adjusted")]
+    found.append(Row("long tail filled up", "tail-filled", "tail-plain"))
+    found.append(Row("long tail filled up", "tail-filled", "tail-adjusted", "logit adjustment"))
     for share in (0.3, 0.7):
         use = f"adversarial training, {share:g} of a batch"
-        found += [Row(f"{use}, under attack", f"robust-{share:g}", "robust-0", "robust_accuracy")]
-        found += [Row(f"{use}, not under attack", f"robust-{share:g}", "robust-0")]
+        found.append(Row(f"{use}, under attack", f"robust-{share:g}", "robust-0", measure="robust_accuracy"))
+        found.append(Row(f"{use}, not under attack", f"robust-{share:g}", "robust-0"))
     return found
 
 
@@ -250,21 +274,28 @@ def merged_rows(place):
 def control_rows(place):
     """Return the rows of merged GAN images against what they have to beat."""
     ratio = {"all": 0.25, "tenth": 1.0}[place]
-    use = f"{place}: merged, {ratio:g} for each real image, hard labels"
-    sources = ("duplicates", "noise", "shuffled", "stronger")
-    controls = [*(merged(place, ratio, source).name for source in sources), f"{place}-fewer"]
-    return [Row(use, merged(place, ratio).name, control) for control in controls]
+    use, arm = f"{place}: merged, {ratio:g} for each real image, hard labels", merged(place, ratio).name
+    controls = {
+        "duplicates": "duplicates of real images in their place", "noise": NOISE,
+        "shuffled": "the same with shuffled labels", "stronger": STRONGER,
+    }  # fmt: skip
+    found = [Row(use, arm, merged(place, ratio, source).name, words) for source, words in controls.items()]
+    return [*found, Row(use, arm, f"{place}-fewer", FEWER)]
 
 
 def other_rows(place):
     """Return the rows of the uses that are not merging."""
+    partners, beside = (
+        f"{place}: CutMix with GAN images of the same class",
+        f"{place}: beside, batch-norm statistics of their own",
+    )
     return [
         *(
             Row(f"{place}: GAN images first, for {part:g} of the steps", f"{place}-first-{part:g}", PLAIN[place])
             for part in (0.25, 0.5)
         ),
-        Row(f"{place}: CutMix with GAN images of the same class", f"{place}-partners-gan", f"{place}-partners-real"),
-        Row(f"{place}: CutMix with GAN images of the same class", f"{place}-partners-gan", PLAIN[place]),
-        Row(f"{place}: beside, batch-norm statistics of their own", f"{place}-beside", PLAIN[place]),
-        Row(f"{place}: beside, batch-norm statistics of their own", f"{place}-beside", f"{place}-more"),
+        Row(partners, f"{place}-partners-gan", f"{place}-partners-real", "CutMix with real images of the same class"),
+        Row(partners, f"{place}-partners-gan", PLAIN[place], "plain CutMix"),
+        Row(beside, f"{place}-beside", PLAIN[place]),
+        Row(beside, f"{place}-beside", f"{place}-more", "as many more real images a step"),
     ]

@@ -27,7 +27,7 @@ def table(records):
     if not effects:
         return NONE_YET
     lines = [
-        "| use | control | seeds | effect, points | 95 % interval | adjusted p | minutes a run |",
+        "| use | against | seeds | effect, points | 95 % interval | adjusted p | minutes a run |",
         "|---|---|---:|---:|---|---:|---:|",
     ]
     for each in effects:
@@ -37,20 +37,22 @@ def table(records):
             interval = f"{each.mean - each.half:+.2f} to {each.mean + each.half:+.2f}"
             adjusted = f"{each.adjusted:.3f}" if each.adjusted >= 0.001 else "< 0.001"
         counts = f"{each.seeds} | {each.mean:+.2f} | {interval} | {adjusted} | {each.minutes:.1f}"
-        lines.append(f"| {each.row.use} | `{each.row.control}` | {counts} |")
-    return "\n".join(lines) + f"\n\n{len(effects)} of {len(plan.rows())} rows have runs. {conditions(records)}\n"
+        lines.append(f"| {each.row.use} | {each.row.against} | {counts} |")
+    diverged = ", ".join(record["name"] for record in records if "diverged" in record)
+    text = "\n".join(lines) + f"\n\n{len(effects)} of {len(plan.rows())} rows have runs. {conditions(records)}\n"
+    return text + (f"Without a result, as their loss was no longer finite: {diverged}.\n" if diverged else "")
 
 
 def write_effects(records, path):
     """Write the rows of the table that have an interval to a CSV file, which notebook 3 draws."""
-    columns = ("use", "control", "seeds", "points", "half_interval", "adjusted_p")
+    columns = ("use", "against", "seeds", "points", "half_interval", "adjusted_p")
     with open(path, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(columns)
         for each in statistics.compare(records, plan.rows()):
             if each.p is not None:
                 numbers = (f"{value:.4g}" for value in (each.mean, each.half, each.adjusted))
-                writer.writerow([each.row.use, each.row.control, each.seeds, *numbers])
+                writer.writerow([each.row.use, each.row.against, each.seeds, *numbers])
 
 
 def conditions(records):

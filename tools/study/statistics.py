@@ -53,15 +53,23 @@ def pairs(records, row):
     found = {}
     controls = {(kind(record), record["seed"]): record for record in records if record["arm"] == row.control}
     for record in sorted(records, key=lambda record: record["seed"]):
-        own = kind(record), record["seed"]
-        if record["arm"] == row.arm and own in controls and row.measure in record:
-            found.setdefault(own[0], []).append((record, controls[own]))
+        control = controls.get((kind(record), record["seed"]))
+        measured = control and row.measure in record.keys() & control.keys()
+        if record["arm"] == row.arm and measured and same_sources(record, control):
+            both = kind(record), record.get("use_code"), control.get("use_code")
+            found.setdefault(both, []).append((record, control))
     return max(found.values(), key=len, default=[])
 
 
 def kind(record):
     """Return what runs that are compared have in common."""
     return record["dataset"], record["code"], record["precision"]
+
+
+def same_sources(record, control):
+    """Whether two runs have the same teacher and the same GAN images, where both have one."""
+    keys = {"teacher_sha256", "generated_digest"} & record.keys() & control.keys()
+    return all(record[key] == control[key] for key in keys)
 
 
 def compare(records, rows):

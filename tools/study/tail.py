@@ -3,6 +3,8 @@
 The generator at hand has seen all training images, those that the long-tailed split leaves out too.
 """
 
+import dataclasses
+
 import keras
 import numpy as np
 from keras import ops
@@ -51,11 +53,13 @@ def prepare(arm, seed, materials):
     images, labels = materials.photographs(seed, arm.real, arm.fraction)
     kept = long_tail(labels, arm.options["imbalance"], seed)
     images, labels = images[kept], labels[kept]
-    generated, generated_labels = mixed.gan(arm, seed, materials)
-    fill = filling(labels, generated_labels) if kind == "filled" else np.zeros(0, int)
-    count = round(scale.batch_size * len(fill) / (len(fill) + len(labels)))  # each image as often as any other
-    parts = [Part(images, one_hot(labels, scale.label_smoothing), scale.batch_size - count)]
-    parts.append(Part(generated[fill], one_hot(generated_labels[fill], scale.label_smoothing), count, is_real=False))
+    parts = [Part(images, one_hot(labels, scale.label_smoothing), scale.batch_size)]
+    if kind == "filled":
+        generated, generated_labels = mixed.gan(arm, seed, materials)
+        fill = filling(labels, generated_labels)
+        count = round(scale.batch_size * len(fill) / (len(fill) + len(labels)))  # each image as often as any other
+        filled = Part(generated[fill], one_hot(generated_labels[fill], scale.label_smoothing), count, is_real=False)
+        parts = [dataclasses.replace(parts[0], count=scale.batch_size - count), filled]
     network = training.build(scale, images, seed)
     frequencies = np.bincount(labels, minlength=100) / len(labels)
     model = Adjusted(network, frequencies) if kind == "adjusted" else network

@@ -1,7 +1,6 @@
 """One run: a student prepared by its use, trained, measured and written down."""
 
 import gc
-import importlib
 import os
 import shutil
 import time
@@ -14,7 +13,6 @@ from core.muon import Muon
 from core.schedules import OneCycle
 from tools import cells
 from tools.study import stand_in
-from tools.study.materials import code
 
 
 def build(scale, images, seed):
@@ -33,9 +31,9 @@ def steps_an_epoch(arm, scale):
     return scale.steps * arm.longer // scale.epochs
 
 
-def train(run, materials):
-    """Make a run, or go on with it: train, measure once, and return its record without the environment."""
-    arm, scale, use = run.arm, materials.scale, importlib.import_module(f"tools.study.{run.arm.use}")
+def train(run, use, materials):
+    """Make a run by its use's module, or go on with it: train, measure once, and return its record without the environment."""
+    arm, scale = run.arm, materials.scale
     start = time.perf_counter()
     model, network, batches = use.prepare(arm, run.seed, materials)
     rate = OneCycle(scale.learning_rate, batches.steps * scale.epochs, scale.warmup)
@@ -66,7 +64,7 @@ def about(run, materials):
     record = {
         "name": run.name, "use": arm.use, "arm": arm.name, "seed": run.seed, "dataset": data.name, "dataset_md5": data.md5,
         "model": network, "real_digest": digests.digest(seen), "gan_share": arm.share,
-        "precision": keras.config.dtype_policy().name, "code": code(), "parameters": run.parameters(scale),
+        "precision": keras.config.dtype_policy().name, "parameters": run.parameters(scale),
     }  # fmt: skip
     if arm.uses_gan:
         record["generated_digest"] = materials.generated_digest(arm.fraction)
@@ -89,8 +87,7 @@ def save_teacher(network, path):
 
 def finish(run, materials, record, environment):
     """Write a run's record, and remove its checkpoints."""
-    now = {"peak_memory_mb": records.peak_memory_mb(), "date": time.strftime("%Y-%m-%d")}
-    records.write_whole(materials.folder / f"{run.name}.json", record | environment | now)
+    records.write_whole(materials.folder / f"{run.name}.json", record | environment | {"date": time.strftime("%Y-%m-%d")})
     checkpoints.release(checkpoint_folder(run, materials))
     shutil.rmtree(checkpoint_folder(run, materials), ignore_errors=True)
     gc.collect()
