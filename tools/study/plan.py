@@ -119,13 +119,16 @@ BESIDE_REAL = [
     for labels, use in reversed(LABELS.items())
     for with_gan in (True, False)
 ]
-FIRST = ("distilled-400-gan", "distilled-400", "distilled-1000", "distilled-4500-gan", "distilled-4500")  # what tells most
 INSTEAD = [  # of GAN images, beside the same real ones
     Arm(f"distilled-{real}-{source}", "distilled", real, SHARES[real], source)
     for real in (400, TENTH)
     for source in ("noise", "stronger")
 ]
-HEADLINE = ALONE[::-1] + [arm for arm in BESIDE_REAL if arm.name in FIRST] + INSTEAD[:1]
+FIRST = (  # what tells most
+    "distilled-gan-alone", "hard-gan-alone", "distilled-400-gan", "distilled-400", "distilled-400-noise", "distilled-4500-gan",
+    "distilled-4500", "distilled-1000",
+)  # fmt: skip
+HEADLINE = sorted((arm for arm in ALONE + BESIDE_REAL + INSTEAD if arm.name in FIRST), key=lambda arm: FIRST.index(arm.name))
 
 # ---------------------------------------------------------------------------------------------------- the other uses
 
