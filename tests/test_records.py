@@ -216,3 +216,13 @@ def test_minutes_to_an_accuracy():
     assert records.minutes_to(0.45, record) == 5.0
     assert records.minutes_to(0.6, record) == 10.0
     assert records.minutes_to(0.8, record) is None
+
+
+def test_effects_of_the_study_are_read_as_words_and_numbers(project):
+    folder = project / "results" / "study"
+    folder.mkdir(parents=True)
+    text = 'use,against,seeds,points,half_interval,adjusted_p\n"beside 1,000",none,3,-1.5,0.2,0.01\n'
+    (folder / "effects.csv").write_text(text, encoding="utf-8")
+    (effect,) = records.study_effects()
+    assert effect["use"] == "beside 1,000"
+    assert effect["points"] + effect["half_interval"] == pytest.approx(-1.3)

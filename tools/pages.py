@@ -31,7 +31,7 @@ def texts():
             "gans": gans_text("cifar100"),
             "scarce": f"{records.comparison_table(classifiers('cifar100-0.1'))}\n{gan_table(gans('cifar100-0.1'))}",
         },
-        "docs/accuracy.md": {"trials": trials_table()},
+        "docs/accuracy.md": {"trials": trials_table(), "before": before_table()},
         "docs/models.md": {"models": models_text()},
         "docs/study.md": report.texts(plan.listed(records.read("study", published=True).values())),
         "docs/speed.md": {"bench": bench.report(measured["bench"]), "parity": parity.report(measured["parity"])},
@@ -122,27 +122,37 @@ def verdict(differences):
 
 def summary_table():
     """Return the README's table: each kind of classifier with its mean, interval and seeds, and what others report."""
-    columns = ["model", "test accuracy", "seeds", "minutes", *(f"to {100 * level:g} %" for level in LEVELS), "how"]
-    rows = [f"| {' | '.join(columns)} |", "|---|" + "---:|" * (len(columns) - 2) + "---|"]
-    groups = [(runs[0], [100 * run["test_accuracy"] for run in runs], runs) for runs in records.groups(classifiers("cifar100"))]
-    for run, values, runs in sorted(groups, key=lambda group: -statistics.mean(group[1])):
-        mean = f"{statistics.mean(values):.1f}"
-        mean += f" ± {measures.mean_and_interval(values)[1]:.1f}" if len(values) > 1 else ""
-        minutes = statistics.mean(run["seconds"] for run in runs) / 60
-        reached = [[records.minutes_to(level, run) for run in runs] for level in LEVELS]
-        reached = [f"{statistics.mean(each):.1f}" if None not in each else "" for each in reached]
-        rows.append(f"| {run['model']} | {mean} % | {len(runs)} | {minutes:.0f} | {' | '.join(reached)} | {records.how(run)} |")
+    lines = summary_rows(classifiers("cifar100"))
     blank = " | " * len(LEVELS)
-    rows += [f"| *{model}, elsewhere* | {accuracy} % | 1 | {blank} | {how} |" for model, accuracy, how in REFERENCES]
-    device = classifiers("cifar100")[0]["device"]
-    return (
-        "\n".join(rows)
-        + f"""
+    lines += [f"| *{model}, elsewhere* | {accuracy} % | 1 | {blank} | {how} |" for model, accuracy, how in REFERENCES]
+    table, device = "\n".join(lines), classifiers("cifar100")[0]["device"]
+    return f"""{table}
 
 x0.5: half the paper's channels. Intervals: 95 %, over seeds. "To 60 %": minutes to that validation accuracy, if it was reached.
 Device: {device}.
 """
-    )
+
+
+def summary_rows(runs):
+    """Return the lines of a Markdown table with a row for each recipe, best mean first: mean, interval, minutes to each level."""
+    columns = ["model", "test accuracy", "seeds", "minutes", *(f"to {100 * level:g} %" for level in LEVELS), "how"]
+    groups = [([100 * run["test_accuracy"] for run in group], group) for group in records.groups(runs)]
+    lines = [f"| {' | '.join(columns)} |", "|---|" + "---:|" * (len(columns) - 2) + "---|"]
+    for values, group in sorted(groups, key=lambda each: -statistics.mean(each[0])):
+        mean = f"{statistics.mean(values):.1f}"
+        mean += f" ± {measures.mean_and_interval(values)[1]:.1f}" if len(values) > 1 else ""
+        minutes = statistics.mean(run["seconds"] for run in group) / 60
+        reached = [[records.minutes_to(level, run) for run in group] for level in LEVELS]
+        reached = " | ".join(f"{statistics.mean(each):.1f}" if None not in each else "" for each in reached)
+        lines.append(f"| {group[0]['model']} | {mean} % | {len(group)} | {minutes:.0f} | {reached} | {records.how(group[0])} |")
+    return lines
+
+
+def before_table():
+    """Return the table of VGG-16 with Adam, as it was trained before, beside the present recipes."""
+    trials = json.loads((core.ROOT / "results" / "trials" / "adam.json").read_text(encoding="utf-8"))
+    now = [run for run in classifiers("cifar100") if run["model"].startswith("VGG-16") and not run["synthetic_per_class"]]
+    return "\n".join(summary_rows(trials + now)) + "\n"
 
 
 def expected(notebook):
