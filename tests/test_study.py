@@ -16,7 +16,7 @@ from conftest import ROOT
 import core
 from core import checkpoints, records
 from core.cifar100 import DataError
-from tools import publish
+from tools import pages, publish
 from tools.study import __main__ as study
 from tools.study import beside, distilled, in_turn, materials, mixed, partners, plan, report, robust, statistics, tail, training
 from tools.study.batches import Mixture, Part, one_hot
@@ -512,6 +512,21 @@ def test_worth_is_read_off_where_the_curve_reaches_the_line():
     assert report.worth((100, 1000), (20, 40), 30) == pytest.approx(100 * 10**0.5)
     assert report.worth((100, 1000), (20, 40), 50) is None
     assert report.worth((), (), 50) is None
+
+
+def test_the_readme_s_answer_is_made_of_two_seeds_or_more(project):
+    gains = {"distilled-400-gan": 0.05, "distilled-400": 0.0, "distilled-gan-alone": 0.03, "distilled-1000": 0.06}
+    made = {record["name"]: record for record in simulated(gains | {"hard-gan-alone": -0.1}, seeds=4, spread=0)}
+    for number, run in enumerate(run for run in plan.runs() if run.name in made):
+        real = {"real_images": run.arm.real, "parameters": run.parameters(plan.FULL)}
+        path = project / "results" / "study" / f"{run.name}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        records.write_whole(path, made[run.name] | real)
+        assert number or pages.study_answer() == ""
+    answer = pages.study_answer()
+    assert "**Beside 400 real images: they help.**" in answer
+    assert "Mean difference +5.00 percentage points" in answer
+    assert "as many as 630 photographs teach" in answer  # half of the way from 400 to 1,000, in the logarithm
 
 
 def test_only_listed_runs_of_committed_code_are_published(project, capsys):

@@ -12,7 +12,7 @@ from tools.study import plan, statistics
 NONE_YET = "No run has been made yet.\n"
 CURVES = {  # arms' beginnings, by what they are called in the figure
     "distilled": "labels of a teacher",
-    "hard": "labels of the dataset",
+    "hard": "hard labels",
 }
 
 
@@ -115,19 +115,34 @@ def worth_in_words(records, labels):
     if not alone:
         return None
     mean, half = mean_and_half(alone)
+    number, margin = worth_of(records, labels), f" ± {half:.1f}" if half else ""
+    score = f"GAN images alone, {CURVES[labels]}: {mean:.1f}{margin} % of the test images"
+    return score + (f", as many as {in_two_digits(number)} photographs teach" if number else "")
+
+
+def worth_of(records, labels):
+    """Return how many real images without GAN images score as GAN images alone, or None."""
+    _, alone = scores(records, f"{labels}-gan-alone")
     real, means, _ = curve(records, labels, with_gan=False)
-    number = worth(real, means, mean)
-    score = f"GAN images alone, {CURVES[labels]}: {mean:.1f} ± {half:.1f} % of the test images"
-    return score + (f", as many as {float(f'{number:.2g}'):,.0f} photographs teach" if number else "")
+    return worth(real, means, mean_and_half(alone)[0]) if alone else None
+
+
+def in_two_digits(number):
+    return f"{float(f'{number:.2g}'):,.0f}"
 
 
 def draw_alone(axis, records, labels, colour, name):
-    """Draw what GAN images alone teach: a horizontal line, and its interval as a band."""
+    """Draw what GAN images alone teach: a line, its interval as a band, and where it meets the curve of real images."""
     _, alone = scores(records, f"{labels}-gan-alone")
-    if alone:
-        mean, half = mean_and_half(alone)
-        axis.axhline(mean, color=colour, ls=":", lw=2.5, label=name)
-        axis.axhspan(mean - half, mean + half, color=colour, alpha=0.15, lw=0)
+    if not alone:
+        return
+    mean, half = mean_and_half(alone)
+    axis.axhline(mean, color=colour, ls=":", lw=2.5, label=name)
+    axis.axhspan(mean - half, mean + half, color=colour, alpha=0.15, lw=0)
+    if number := worth_of(records, labels):
+        axis.plot(number, mean, "D", ms=11, color="black", zorder=5)
+        words = f"as many as {in_two_digits(number)}\nphotographs"
+        axis.annotate(words, (number, mean), xytext=(14, -14), textcoords="offset points", va="top", fontsize=13)
 
 
 def figure(records, path):
