@@ -1,6 +1,7 @@
 """Trained networks as files that plain Keras loads: in its own layers, the weights as float16."""
 
 import io
+import os
 import zipfile
 
 import h5py
@@ -13,13 +14,17 @@ WEIGHTS = "model.weights.h5"  # in a .keras file, which is a zip archive
 
 
 def save(model, path):
-    """Write a network to a `.keras` file that `keras.saving.load_model` reads without this project.
+    """Write a network to a `.keras` file that `keras.saving.load_model` reads without this project, whole or not at all.
 
     Its layers are Keras's own, in float32. Its weights are rounded to float16, which halves the file. Returns `path`.
     """
-    in_keras_layers(model).save(path)
-    _as_float16(path)
-    return path
+    partial = path.with_name(f"{path.stem}.{os.getpid()}.partial.keras")
+    try:
+        in_keras_layers(model).save(partial)
+        _as_float16(partial)
+        return partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def in_keras_layers(model):

@@ -103,8 +103,12 @@ def write(name, **record):
     record = {"name": name, **record, **environment()}
     if KEYS - record.keys():
         raise ValueError(f"record {name}: missing {sorted(KEYS - record.keys())}")
-    part, _ = cifar100.part(record["dataset"], record["real_fraction"], record["parameters"].get("VARIANT", ""))
-    return write_whole(run_folder(part) / f"{name}.json", record)
+    return write_whole(_folder_of(record) / f"{name}.json", record)
+
+
+def _folder_of(record):
+    """Return the folder that a notebook's record and files are written to."""
+    return run_folder(cifar100.part(record["dataset"], record["real_fraction"], record["parameters"].get("VARIANT", ""))[0])
 
 
 def write_whole(path, record):
@@ -134,8 +138,7 @@ def evaluate_and_write(name, trained, run, data, train, validation, **record):
     The file is runs/<part>/<name>.keras (core/export.py). `run` is what `checkpoints.fit` returned; `train` and `validation` are
     indices. It reads the test split.
     """
-    part, _ = cifar100.part(data.name, record["real_fraction"], record["parameters"].get("VARIANT", ""))
-    file = export.save(trained, run_folder(part) / f"{name}.keras")
+    file = export.save(trained, _folder_of({"dataset": data.name} | record) / f"{name}.keras")
     saved = keras.saving.load_model(file)  # what others will use, so what is measured
     scores, probabilities = measures.evaluate(saved, data, train, validation)
     write(

@@ -39,6 +39,18 @@ def trained_a_little(model):
     return model
 
 
+def test_a_file_is_whole_or_the_one_before_it_stays(tmp_path, monkeypatch):
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    path = tmp_path / "m.keras"
+    assert export.save(model, path) == path
+    before = path.read_bytes()
+    monkeypatch.setattr(export, "_as_float16", lambda _: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        export.save(model, path)
+    assert [file.name for file in tmp_path.iterdir()] == ["m.keras"]
+    assert path.read_bytes() == before
+
+
 def test_a_classifier_s_file_predicts_the_same_where_there_is_keras_alone(tmp_path, policy):
     keras.config.set_dtype_policy("mixed_bfloat16")
     model = trained_a_little(cells.define("vgg16_with_gan", **STATISTICS)["build_vgg16"](0.125))
