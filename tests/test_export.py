@@ -40,7 +40,8 @@ def trained_a_little(model):
 
 
 def test_a_file_is_whole_or_the_one_before_it_stays(tmp_path, monkeypatch):
-    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    entry = keras.Input((2,))
+    model = keras.Model(entry, keras.layers.Dense(1)(entry))
     path = tmp_path / "m.keras"
     assert export.save(model, path) == path
     before = path.read_bytes()
