@@ -106,6 +106,8 @@ def worth_text(records):
     if not lines or not teachers:
         return NONE_YET
     lines.append(f"- The teacher itself, which has seen all {plan.ALL:,}: {teachers[0]:.1f} %.")
+    _, taught = scores(records, "distilled-gan-alone")
+    lines += [f"- GAN images alone with its labels: {mean_and_half(taught)[0] / teachers[0]:.2f} of that."] if taught else []
     return "![Accuracy by the number of real images](../results/study/worth.png)\n\n" + "\n".join(lines) + "\n"
 
 
