@@ -102,8 +102,8 @@ def study_answer(real=400):
     with_gan, without = ([100 * run["test_accuracy"] for run in runs] for runs in zip(*pairs, strict=True))
     differences = [one - other for one, other in zip(with_gan, without, strict=True)]
     return f"""**Beside {real} real images: {verdict(differences)}**
-A student with a teacher's labels names {statistics.mean(without):.1f} % of the test images.
-With GAN images beside the real ones it names {statistics.mean(with_gan):.1f} %. {records.mean_in_words(differences)}
+With GAN images beside them, a student with a teacher's labels names {statistics.mean(with_gan):.1f} % of the test images.
+Without them it names {statistics.mean(without):.1f} %. {records.mean_in_words(differences)}
 
 **In the place of real images.** {report.worth_in_words(made, "distilled")}.
 {report.worth_in_words(made, "hard")}.
