@@ -6,9 +6,8 @@ import platform
 import subprocess
 import sys
 import textwrap
-from unittest import mock
-
 from pathlib import Path
+from unittest import mock
 
 import keras
 import numpy as np
