@@ -99,11 +99,13 @@ def study_answer(real=400):
     row = next(row for row in plan.rows() if row.arm == f"distilled-{real}-gan")
     if len(pairs := study_statistics.pairs(made, row)) < 2:
         return ""
-    with_gan, without = ([100 * run["test_accuracy"] for run in runs] for runs in zip(*pairs, strict=True))
-    differences = [one - other for one, other in zip(with_gan, without, strict=True)]
+    sides = zip(("with GAN images", "without"), zip(*pairs, strict=True), strict=True)
+    accuracy = {side: [run["test_accuracy"] for run in runs] for side, runs in sides}
+    with_gan, without = (100 * statistics.mean(values) for values in accuracy.values())
+    differences = records.differences(accuracy)
     return f"""**Beside {real} real images: {verdict(differences)}**
-With GAN images beside them, a student with a teacher's labels names {statistics.mean(with_gan):.1f} % of the test images.
-Without them it names {statistics.mean(without):.1f} %. {records.mean_in_words(differences)}
+With GAN images beside them, a student with a teacher's labels names {with_gan:.1f} % of the test images.
+Without them it names {without:.1f} %. {records.mean_in_words(differences)}
 
 **In the place of real images.** {report.worth_in_words(made, "distilled")}.
 {report.worth_in_words(made, "hard")}.

@@ -104,8 +104,9 @@ def copy_study():
     results.mkdir(parents=True, exist_ok=True)
     for path in kept:
         shutil.copy(path, results)
-        if (network := path.with_name(path.name.replace("-seed0.json", ".keras"))).exists():  # a teacher's
-            shutil.copy(network, results)
+        teacher = path.with_name(f"{json.loads(path.read_text(encoding='utf-8'))['arm']}.keras")  # no other arm has a network
+        if teacher.exists():
+            shutil.copy(teacher, results)
     made = plan.listed(records.read("study", published=True).values())
     report.figure(made, results / "worth.png")
     report.write_effects(made, results / "effects.csv")

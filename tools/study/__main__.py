@@ -85,7 +85,8 @@ def make(runs, materials, minutes=None, most=None):
             failed += 1
             print(f"FAILED {run.name}: {error}", flush=True)
             continue
-        training.finish(run, materials, record, environment | {"use_code": code(run.arm.use)})
+        now = {"use_code": code(run.arm.use), "peak_memory_mb": records.peak_memory_mb()}  # of the training, not of the start
+        training.finish(run, materials, record, environment | now)
         made[run.name], done = record, done + 1
         took = f"validation {100 * record['val_accuracy']:.1f} %, {record['total_seconds']:.0f} s"
         print(f"{number:3} of {len(missing)}  {run.name}: {took}; {hours(missing[number:], scale, made)} left", flush=True)

@@ -128,7 +128,7 @@ FIRST = (  # what tells most
     "distilled-gan-alone", "hard-gan-alone", "distilled-400-gan", "distilled-400", "distilled-400-noise", "distilled-4500-gan",
     "distilled-4500", "distilled-1000",
 )  # fmt: skip
-HEADLINE = sorted((arm for arm in ALONE + BESIDE_REAL + INSTEAD if arm.name in FIRST), key=lambda arm: FIRST.index(arm.name))
+HEADLINE = [{arm.name: arm for arm in ALONE + BESIDE_REAL + INSTEAD}[name] for name in FIRST]
 
 # ---------------------------------------------------------------------------------------------------- the other uses
 
