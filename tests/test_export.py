@@ -100,7 +100,8 @@ def test_no_layer_of_ours_is_left():
 # ------------------------------------------------------------------------------------------ as committed
 
 GENERATORS = sorted((ROOT / "results").glob("*/*_generator.keras"))
-CLASSIFIERS = sorted(path for path in (ROOT / "results").glob("*/*.keras") if path not in GENERATORS)
+TEACHERS = sorted((ROOT / "results" / "study").glob("*.keras"))
+CLASSIFIERS = sorted(set((ROOT / "results").glob("*/*.keras")) - {*GENERATORS, *TEACHERS})
 
 
 def test_published_files_are_small_and_those_of_their_records():
@@ -111,6 +112,13 @@ def test_published_files_are_small_and_those_of_their_records():
         key = "generator_sha256" if path in GENERATORS else "weights_sha256"
         assert record[key] == file_sha256(path)
         assert path.stat().st_size < 20e6
+
+
+def test_the_teachers_of_published_students_are_published():
+    students = [json.loads(path.read_text(encoding="utf-8")) for path in (ROOT / "results" / "study").glob("*.json")]
+    taught = {student["teacher_sha256"] for student in students if "teacher_sha256" in student}
+    assert taught
+    assert taught <= {file_sha256(path) for path in TEACHERS}
 
 
 @pytest.mark.parametrize("path", GENERATORS, ids=lambda path: path.stem)
