@@ -18,7 +18,21 @@ from core import checkpoints, records
 from core.cifar100 import DataError
 from tools import pages, publish
 from tools.study import __main__ as study
-from tools.study import beside, distilled, in_turn, materials, mixed, partners, plan, report, robust, statistics, tail, training
+from tools.study import (
+    beside,
+    distilled,
+    in_turn,
+    materials,
+    mixed,
+    partners,
+    plan,
+    report,
+    robust,
+    statistics,
+    tail,
+    training,
+    unchosen,
+)
 from tools.study.batches import Mixture, Part, one_hot
 
 ARMS = {arm.name: arm for arms, _ in plan.BLOCKS for arm in arms}
@@ -51,10 +65,10 @@ def test_each_row_has_its_arms_and_each_arm_its_use():
     assert {run.arm.name for run in plan.runs(smoke=True)} == ARMS.keys()
     for row in plan.rows():
         arms = ARMS[row.arm], ARMS[row.control]
-        assert (arms[0].longer == arms[1].longer) or "twice" in row.use
+        assert (arms[0].longer == arms[1].longer) or row.against == "the steps of all others"
     for arm in ARMS.values():
         assert callable(importlib.import_module(f"tools.study.{arm.use}").prepare)
-        assert arm.source in {*mixed.SOURCES, "real"}
+        assert arm.source in {*mixed.SOURCES, "real", "unchosen"}
 
 
 def test_teachers_come_before_all_that_need_them():
@@ -245,6 +259,15 @@ def test_distillation_learns_the_teacher_s_probabilities_and_no_label(world):
     np.testing.assert_allclose(np.exp(distilled.softened(p, 2.0)), p**0.5 / (p**0.5).sum(), rtol=1e-5)
 
 
+def test_unchosen_images_are_as_many_as_the_others_are_chosen_from(world):
+    model, student, batches = unchosen.prepare(ARMS["distilled-gan-alone-unchosen"], 0, world)
+    (part,) = batches.parts
+    assert len(part.images) == world.scale.gan_images * world.scale.candidates
+    assert part.images.mean() < world.generated(1.0)[0].mean()  # the stand-in is surer of brighter images
+    assert (part.count, part.is_real, model.student) == (world.scale.batch_size, False, student)
+    assert model.temperature == world.scale.temperature
+
+
 def test_gan_images_come_first_and_then_none():
     batches = in_turn.InTurn([part(5, 255, 4, is_real=False), part(5, 0, 4)], 0, steps=4, cutmix=0.5, first_steps=6)
     levels = []
@@ -329,8 +352,10 @@ def test_an_attack_stays_within_its_radius_and_raises_the_loss(world):
 # ---------------------------------------------------------------------------------------------------- runs
 
 
-@pytest.mark.parametrize("name", ["hard-400-gan", "distilled-gan-alone", "tenth-first-0.5", "tenth-partners-gan", "tenth-beside",
-                                  "tail-filled", "robust-0.3"])  # fmt: skip
+@pytest.mark.parametrize("name", [
+    "hard-400-gan", "distilled-gan-alone", "distilled-gan-alone-unchosen", "tenth-first-0.5", "tenth-partners-gan",
+    "tenth-beside", "tail-filled", "robust-0.3",
+])  # fmt: skip
 def test_a_run_of_each_use_leaves_a_record_and_is_made_once(world, monkeypatch, name):
     run, read = plan.Run(ARMS[name], 0), []
     monkeypatch.setattr(training.measures, "scores", lambda *_: read.append(1) or {"test_accuracy": 0.5})
@@ -341,7 +366,7 @@ def test_a_run_of_each_use_leaves_a_record_and_is_made_once(world, monkeypatch, 
     assert len(read) == 1
     assert record["real_exposures"] + record["other_exposures"] == 2 * (48 if run.arm.use == "beside" else 32)
     assert ("generated_digest" in record, "teacher_sha256" in record) == (run.arm.uses_gan, run.arm.needs_teacher)
-    assert ("robust_accuracy" in record) == (run.arm.use == "robust")
+    assert ("robust_accuracy" in record, "unchosen_digest" in record) == (run.arm.use == "robust", run.arm.use == "unchosen")
     assert {"val_accuracy", "commit", "versions", "device", "definition", "history", "seconds"} <= record.keys()
     assert not training.checkpoint_folder(run, world).exists()
     monkeypatch.setattr(training, "train", None)
@@ -410,7 +435,7 @@ def test_a_new_process_goes_on_after_some_runs(project, monkeypatch, policy, don
 
 
 def test_the_list_says_what_is_done_and_what_is_missing(world, capsys):
-    listed = [plan.Run(ARMS["teacher"], 0), plan.Run(ARMS["hard-2000"], 0)]
+    listed = [plan.Run(ARMS["teacher"], 0), plan.Run(ARMS["hard-4500"], 0)]
     study.show(listed, world)
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines[:2]] == ["done", "missing"]
@@ -480,8 +505,18 @@ def test_pairs_are_of_the_same_code_and_only_measured_ones_count():
     made[0]["code"] = "b"  # the arm's seed 0
     assert [pair[0]["seed"] for pair in statistics.pairs(made, row)] == [1, 2, 3]
     assert statistics.pairs(made, dataclasses.replace(row, measure="robust_accuracy")) == []
-    single = statistics.compare(simulated({"arm": 0.1, "control": 0.0}, seeds=1), [row])
-    assert (single[0].seeds, single[0].p, single[0].adjusted) == (1, None, None)
+
+
+def test_a_row_of_two_seeds_is_screened_on_validation_and_not_tested():
+    rows = [plan.Row("use", "arm", "control"), plan.Row("other", "other", "control")]
+    made = simulated({"arm": 0.1, "control": 0.0}, seeds=2) + simulated({"other": 0.1, "control": 0.0}, seeds=3, seed=1)[:3]
+    made += [record for record in simulated({"control": 0.0}, seeds=3) if record["seed"] == 2]
+    for record in made:
+        record["val_accuracy"] += 0.03 * (record["arm"] == "arm")
+    screened, tested = statistics.compare(made, rows)
+    assert (screened.seeds, screened.half, screened.p, screened.adjusted) == (2, None, None, None)
+    assert screened.mean == pytest.approx(3)
+    assert (tested.seeds, tested.adjusted) == (3, tested.p)  # Holm's, of a single row
 
 
 # ---------------------------------------------------------------------------------------------------- the report
@@ -497,7 +532,8 @@ def test_the_page_and_the_figure_say_what_the_records_say(tmp_path):
         arms = {f"{labels}-{real}": 0.1 * place for labels in report.CURVES} | {f"distilled-{real}-gan": 0.1 * place + 0.02}
         made += [record | {"real_images": real} for record in simulated(arms, seeds=3, spread=0)]
     texts = report.texts(made)
-    assert "as many as 140 photographs" in texts["worth"]  # half of the way from 100 to 200, in the logarithm: 141
+    assert "as many as 200 photographs" in texts["worth"]  # half of the way from 100 to 400, in the logarithm
+    assert "(95 % interval 200 to 200)" in texts["worth"]  # all seeds alike
     assert texts["worth"].count("as many as") == 1
     assert "| beside 400 real images, distilled | the same without GAN images | 3 | +2.00 |" in texts["table"]
     report.figure(made, tmp_path / "worth.png")
@@ -514,7 +550,21 @@ def test_worth_is_read_off_where_the_curve_reaches_the_line():
     assert report.worth((), (), 50) is None
 
 
-def test_the_readme_s_answer_is_made_of_two_seeds_or_more(project):
+def test_the_interval_of_worth_is_of_the_seeds_own_numbers():
+    made = simulated({"distilled-gan-alone": 0.05}, seeds=3, spread=0)
+    for real, accuracy in ((100, 0.0), (1000, 0.1)):
+        made += [record | {"real_images": real} for record in simulated({f"distilled-{real}": accuracy}, seeds=3, spread=0)]
+    for record, gain in zip(made, (0.02, 0.0, -0.02), strict=False):
+        record["test_accuracy"] += gain
+    logs = np.log(100) + np.log(10) * np.array([0.7, 0.5, 0.3])
+    low, high = scipy.stats.t.interval(0.95, 2, logs.mean(), scipy.stats.sem(logs))
+    assert report.worth_interval(made, "distilled") == pytest.approx((np.exp(low), np.exp(high)))
+    made[0]["test_accuracy"] += 0.1  # more than 1,000 real images teach
+    assert report.worth_interval(made, "distilled") == ()
+    assert report.worth_interval([record for record in made if record["seed"] < 2], "distilled") == ()
+
+
+def test_the_readme_s_answer_is_made_of_tested_rows(project):
     gains = {"distilled-400-gan": 0.05, "distilled-400": 0.0, "distilled-gan-alone": 0.03, "distilled-1000": 0.06}
     made = {record["name"]: record for record in simulated(gains | {"hard-gan-alone": -0.1}, seeds=4, spread=0)}
     for number, run in enumerate(run for run in plan.runs() if run.name in made):

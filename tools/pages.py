@@ -97,7 +97,7 @@ def study_answer(real=400):
     """Return what the study adds to the answer: GAN images beside `real` real ones, and in the place of real ones."""
     made = plan.listed(records.read("study", published=True).values())
     row = next(row for row in plan.rows() if row.arm == f"distilled-{real}-gan")
-    if len(pairs := study_statistics.pairs(made, row)) < 2:
+    if len(pairs := study_statistics.pairs(made, row)) < study_statistics.SEEDS:
         return ""
     sides = zip(("with GAN images", "without"), zip(*pairs, strict=True), strict=True)
     accuracy = {side: [run["test_accuracy"] for run in runs] for side, runs in sides}

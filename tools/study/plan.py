@@ -1,5 +1,7 @@
 """The list of runs, in the order of what they tell, and all numbers that decide what a run is and how long it takes.
 
+Uses are screened first: two seeds, judged by the validation images. Those that may help get more seeds and are tested.
+
 Not there yet: a long-tailed split whose generator has seen that split alone (the one here has seen all training images), and
 students started from the discriminator's features.
 """
@@ -107,15 +109,15 @@ class Run:
 
 # ---------------------------------------------------------------------------------------------------- the figure
 
-REAL = (100, 200, 400, 1_000, 2_000, TENTH, ALL)  # real images a student may see
-SHARES = {100: 0.75, 200: 0.75, 400: 0.75, 1_000: 0.75, 2_000: 0.5, TENTH: 0.5, ALL: 0.25}  # of GAN images beside them
+REAL = (100, 400, 1_000, TENTH, ALL)  # real images a student may see
+SHARES = {100: 0.75, 400: 0.75, 1_000: 0.75, TENTH: 0.5, ALL: 0.25}  # of GAN images beside them
 LABELS = {"hard": "mixed", "distilled": "distilled"}
 
 TEACHERS = [Arm("teacher", longer=2, kept=True), Arm("teacher-tenth", real=TENTH, fraction=0.1, longer=2, kept=True)]
 ALONE = [Arm(f"{labels}-gan-alone", use, real=0, share=1.0) for labels, use in LABELS.items()]
 BESIDE_REAL = [
     Arm(f"{labels}-{real}" + "-gan" * with_gan, use, real, SHARES[real] * with_gan)
-    for real in (400, TENTH, 1_000, 100, ALL, 2_000, 200)
+    for real in (400, TENTH, 1_000, 100, ALL)
     for labels, use in reversed(LABELS.items())
     for with_gan in (True, False)
 ]
@@ -126,9 +128,18 @@ INSTEAD = [  # of GAN images, beside the same real ones
 ]
 FIRST = (  # what tells most
     "distilled-gan-alone", "hard-gan-alone", "distilled-400-gan", "distilled-400", "distilled-400-noise", "distilled-4500-gan",
-    "distilled-4500", "distilled-1000",
+    "distilled-4500", "distilled-1000", "distilled-400-stronger",
 )  # fmt: skip
 HEADLINE = [{arm.name: arm for arm in ALONE + BESIDE_REAL + INSTEAD}[name] for name in FIRST]
+LONG = 3  # times the steps: do more steps make the generator worth more?
+MORE_STEPS = [
+    Arm("distilled-gan-alone-long", "distilled", real=0, share=1.0, longer=LONG),
+    Arm("distilled-1000-long", "distilled", real=1_000, longer=LONG),
+    Arm("distilled-gan-alone-unchosen-long", "unchosen", real=0, share=1.0, source="unchosen", longer=LONG),
+    Arm("distilled-400-long", "distilled", real=400, longer=LONG),
+    Arm("distilled-400-gan-long", "distilled", real=400, share=SHARES[400], longer=LONG),
+]
+UNCHOSEN = [Arm("distilled-gan-alone-unchosen", "unchosen", real=0, share=1.0, source="unchosen")]
 
 # ---------------------------------------------------------------------------------------------------- the other uses
 
@@ -181,19 +192,23 @@ TAIL = [Arm(f"tail-{kind}", "tail", options={"imbalance": 100, "kind": kind}) fo
 ATTACK = {"radius": 8.0, "steps": 3, "last_steps": 20, "restarts": 2}  # radius in grey levels of 0 to 255
 ROBUST = [Arm(f"robust-{share:g}", "robust", share=share, options=ATTACK) for share in (0.3, 0.7, 0.0)]
 
-BLOCKS = [  # (arms, seeds), in order; teachers have a seed of their own, as a student could gain from its teacher's first weights
+SCREEN, TEST, REST = (1, 2), (1, 2, 3), (4, 5)  # students' seeds; the teachers' is 0: a student could gain from its first weights
+BLOCKS = [  # (arms, seeds), in order
     (TEACHERS[:1], (0,)),
-    (HEADLINE, (1, 2, 3)),
-    (HEADLINE, (4, 5)),
-    (BESIDE_REAL, (1, 2, 3)),
+    (HEADLINE, TEST),
+    ([arm for arm in HEADLINE if arm not in INSTEAD], REST),
+    (MORE_STEPS[:3], (1,)),
+    (UNCHOSEN, SCREEN),
+    (BESIDE_REAL, TEST),
     (TEACHERS[1:], (0,)),
-    (TENTH_ALONE + MERGED + LONGER + FILTERED + TAUGHT, (1, 2, 3)),
-    (CONTROLS, (1, 2, 3)),
-    (IN_TURN + PARTNERS, (1, 2, 3)),
-    (BESIDE, (1, 2, 3)),
-    (BESIDE_REAL, (4, 5)),
-    (TAIL, (1, 2, 3)),
-    (ROBUST, (1, 2, 3)),
+    (TENTH_ALONE + MERGED + LONGER + FILTERED + TAUGHT, SCREEN),
+    (CONTROLS, SCREEN),
+    (IN_TURN + PARTNERS, SCREEN),
+    (BESIDE, SCREEN),
+    (MORE_STEPS, SCREEN),
+    (TAIL, SCREEN),
+    (ROBUST, TEST),
+    (HEADLINE, REST),
 ]
 
 
@@ -233,7 +248,7 @@ NOISE, STRONGER = "noise in their place", "real images, changed more, in their p
 
 def rows():
     """Return the rows of the table in order."""
-    found = [Row("GAN images alone, distilled", "distilled-gan-alone", "hard-gan-alone", "the same with hard labels")]
+    found = alone_rows()
     found += [
         Row(f"beside {real:,} real images, {words}", f"{labels}-{real}-gan", f"{labels}-{real}")
         for labels, words in (("distilled", "distilled"), ("hard", "hard labels"))
@@ -248,6 +263,8 @@ def rows():
         for real in (400, TENTH)
         for source, words in (("noise", NOISE), ("stronger", STRONGER))
     ]
+    long = f"beside 400 real images, distilled, {LONG} times the steps"
+    found.append(Row(long, "distilled-400-gan-long", "distilled-400-long"))
     found.append(Row("a tenth: distilled, generator and teacher of that tenth", "tenth-distilled-gan", "tenth-distilled"))
     longer = "beside 45,000 real images, hard labels, twice the steps"
     found.append(Row(longer, "hard-45000-gan-longer", "hard-45000-longer"))
@@ -261,6 +278,24 @@ def rows():
         found.append(Row(f"{use}, under attack", f"robust-{share:g}", "robust-0", measure="robust_accuracy"))
         found.append(Row(f"{use}, not under attack", f"robust-{share:g}", "robust-0"))
     return found
+
+
+def alone_rows():
+    """Return the rows of GAN images alone."""
+    alone, photographs = "GAN images alone, distilled", "1,000 real images alone, distilled"
+    every = "four times as many GAN images alone, none chosen, distilled"
+    found = [
+        Row(alone, "distilled-gan-alone", "hard-gan-alone", "the same with hard labels"),
+        Row(alone, "distilled-gan-alone", "distilled-1000", photographs),
+        Row(every, "distilled-gan-alone-unchosen", "distilled-gan-alone", "the best of four"),
+    ]
+    long = f", {LONG} times the steps"
+    return [
+        *found,
+        Row(alone + long, "distilled-gan-alone-long", "distilled-gan-alone", "the steps of all others"),
+        Row(alone + long, "distilled-gan-alone-long", "distilled-1000-long", f"{photographs}{long}"),
+        Row(every + long, "distilled-gan-alone-unchosen-long", "distilled-gan-alone-long", "the best of four"),
+    ]
 
 
 def merged_rows(place):

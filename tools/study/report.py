@@ -33,14 +33,16 @@ def table(records):
     ]
     for each in effects:
         if each.p is None:
-            interval, adjusted = "", ""
+            interval, adjusted = "screened", ""
         else:
             interval = f"{each.mean - each.half:+.2f} to {each.mean + each.half:+.2f}"
             adjusted = f"{each.adjusted:.3f}" if each.adjusted >= 0.001 else "< 0.001"
         counts = f"{each.seeds} | {each.mean:+.2f} | {interval} | {adjusted} | {each.minutes:.1f}"
         lines.append(f"| {each.row.use} | {each.row.against} | {counts} |")
     diverged = ", ".join(record["name"] for record in records if "diverged" in record)
-    text = "\n".join(lines) + f"\n\n{len(effects)} of {len(plan.rows())} rows have runs. {conditions(records)}\n"
+    tested = sum(each.p is not None for each in effects)
+    counts = f"{len(effects)} of {len(plan.rows())} rows have runs, {tested} of them enough to be tested."
+    text = "\n".join(lines) + f"\n\n{counts} {conditions(records)}\n"
     return text + (f"Without a result, as their loss was no longer finite: {diverged}.\n" if diverged else "")
 
 
@@ -120,7 +122,11 @@ def worth_in_words(records, labels):
     mean, half = mean_and_half(alone)
     number, margin = worth_of(records, labels), f" ± {half:.1f}" if half else ""
     score = f"GAN images alone, {CURVES[labels]}: {mean:.1f}{margin} % of the test images"
-    return score + (f", as many as {in_two_digits(number)} photographs teach" if number else "")
+    if not number:
+        return score
+    low_and_high = " to ".join(map(in_two_digits, worth_interval(records, labels)))
+    interval = f" (95 % interval {low_and_high})" if low_and_high else ""
+    return f"{score}, as many as {in_two_digits(number)} photographs teach{interval}"
 
 
 def worth_of(records, labels):
@@ -128,6 +134,19 @@ def worth_of(records, labels):
     _, alone = scores(records, f"{labels}-gan-alone")
     real, means, _ = curve(records, labels, with_gan=False)
     return worth(real, means, mean_and_half(alone)[0]) if alone else None
+
+
+def worth_interval(records, labels):
+    """Return the 95 % interval of that number (low, high), of the seeds' own, in the logarithm.
+
+    Empty where there are too few seeds, or a seed whose curve does not reach what GAN images alone teach.
+    """
+    seeds = {record["seed"] for record in records if record["arm"] == f"{labels}-gan-alone"}
+    by_seed = [worth_of([record for record in records if record["seed"] == seed], labels) for seed in sorted(seeds)]
+    if len(by_seed) < statistics.SEEDS or None in by_seed:
+        return ()
+    mean, half = measures.mean_and_interval(np.log(by_seed))
+    return math.exp(mean - half), math.exp(mean + half)
 
 
 def in_two_digits(number):

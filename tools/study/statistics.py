@@ -1,19 +1,22 @@
 """What the records say of each row: paired differences over seeds, their intervals, and p values adjusted for all rows."""
 
 import dataclasses
+import statistics
 
 import numpy as np
 import scipy.special
 
 from core import measures
 
+SEEDS = 3  # that a row is tested with; one of fewer is screened
+
 
 @dataclasses.dataclass(frozen=True)
 class Effect:
     """What a row's arm gains over its control, in percentage points: `mean` with half the width of its 95 % interval.
 
-    `p` is two-sided; `adjusted` is Holm's, over all rows. All three are None where there is one pair. `minutes` is what a run of
-    the arm took, on average.
+    `p` is two-sided; `adjusted` is Holm's, over all rows that are tested. A row of fewer than `SEEDS` pairs is screened: its mean
+    is of the validation images, and the other three are None. `minutes` is what a run of the arm took, on average.
     """
 
     row: object
@@ -73,7 +76,7 @@ def same_sources(record, control):
 
 
 def compare(records, rows):
-    """Return the effects of all rows that have a pair of records, p values adjusted over all that have two or more."""
+    """Return the effects of all rows that have a pair of records, p values adjusted over all that are tested."""
     effects = [effect(row, found) for row in rows if (found := pairs(records, row))]
     tested = [number for number, each in enumerate(effects) if each.p is not None]
     for number, adjusted in zip(tested, holm([effects[number].p for number in tested]), strict=True):
@@ -83,8 +86,10 @@ def compare(records, rows):
 
 def effect(row, found):
     """Return the effect that pairs of records show, not yet adjusted."""
-    values, controls = ([100 * record[row.measure] for record in side] for side in zip(*found, strict=True))
     minutes = sum(record["seconds"] for record, _ in found) / len(found) / 60
-    if len(found) == 1:
-        return Effect(row, 1, values[0] - controls[0], None, None, minutes)
+    screened = len(found) < SEEDS
+    measure = "val_accuracy" if screened and row.measure == "test_accuracy" else row.measure
+    values, controls = ([100 * record[measure] for record in side] for side in zip(*found, strict=True))
+    if screened:
+        return Effect(row, len(found), statistics.mean(values) - statistics.mean(controls), None, None, minutes)
     return Effect(row, len(found), *paired(values, controls), minutes)
