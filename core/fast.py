@@ -53,7 +53,16 @@ class Conv2D(keras.layers.Conv2D):
     def convolution_op(self, inputs, kernel):
         if not _is_plain(self) or self.groups > 1:
             return super().convolution_op(inputs, kernel)
-        return _convolve(inputs, keras.ops.cast(kernel, self.compute_dtype), self.strides, self.padding.upper())
+        images, strides = _pixels_read(inputs, self.kernel_size, self.strides)
+        return _convolve(images, keras.ops.cast(kernel, self.compute_dtype), strides, self.padding.upper())
+
+
+def _pixels_read(images, kernel_size, strides):
+    """Return the pixels that a convolution reads, and its strides over them: a 1x1 kernel passes over those between.
+
+    Its gradient on oneDNN, given all pixels of few channels, ends the process where there is no AVX-512 (TensorFlow 2.21).
+    """
+    return (images[:, :: strides[0], :: strides[1]], (1, 1)) if tuple(kernel_size) == (1, 1) else (images, strides)
 
 
 def _convolve(images, kernel, strides, padding):
@@ -132,9 +141,11 @@ def _convolve_transposed(images, kernel, strides):
     @tf.custom_gradient
     def convolve(images, kernel):
         def gradients(upstream):
-            back = tf.nn.conv2d(upstream, kernel, **arguments)
+            seen, steps = _pixels_read(upstream, kernel.shape[:2], strides)
+            arguments = {"strides": (1, *steps, 1), "padding": "SAME"}
+            back = tf.nn.conv2d(seen, kernel, **arguments)
             return back, tf.raw_ops.Conv2DBackpropFilter(
-                input=upstream, filter_sizes=tf.shape(kernel), out_backprop=images, **arguments
+                input=seen, filter_sizes=tf.shape(kernel), out_backprop=images, **arguments
             )
 
         return _in_halves(transposed, images), gradients

@@ -16,8 +16,6 @@ CIFAR100_DIR = os.environ.pop("CIFAR100_DIR", None)  # for the one test that ask
 
 PROCESSOR = Path("/proc/cpuinfo").read_text(encoding="utf-8") if Path("/proc/cpuinfo").exists() else "avx512f"
 HAS_AVX512 = "avx512f" in PROCESSOR
-if not HAS_AVX512:  # TensorFlow 2.21's oneDNN writes where it must not in convolutions of few channels, under Keras's layers too
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
 import core  # before any test imports Keras, as in the notebooks: it prepares TensorFlow
 

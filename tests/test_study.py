@@ -143,6 +143,7 @@ def test_the_teacher_is_this_machine_s_or_the_published_one(project):
     published.parent.mkdir(parents=True)
     published.touch()
     assert made.teacher_path(1.0) == published
+    assert made.own_teacher_path(1.0) == own  # where a new one is saved, never over the published one
     own.touch()
     assert made.teacher_path(1.0) == own
     assert made.teacher_path(0.1).name == "teacher-tenth.keras"
@@ -505,6 +506,11 @@ def test_pairs_are_of_the_same_code_and_only_measured_ones_count():
     made[0]["code"] = "b"  # the arm's seed 0
     assert [pair[0]["seed"] for pair in statistics.pairs(made, row)] == [1, 2, 3]
     assert statistics.pairs(made, dataclasses.replace(row, measure="robust_accuracy")) == []
+    made[0]["code"], made[1]["code"] = next(iter(statistics.SAME_CODE.items()))  # of these it is known
+    assert [pair[0]["seed"] for pair in statistics.pairs(made, row)] == [2, 3]
+    for record in made[2:]:
+        record["code"] = made[1]["code"]
+    assert [pair[0]["seed"] for pair in statistics.pairs(made, row)] == [0, 1, 2, 3]
 
 
 def test_a_row_of_two_seeds_is_screened_on_validation_and_not_tested():

@@ -12,6 +12,7 @@ import time
 from core import checkpoints, devices, records
 from tools.study import plan, report, training
 from tools.study.materials import Materials, code
+from tools.study.statistics import same_code
 
 RUNS_A_PROCESS = 40  # TensorFlow keeps some 30 MB of every network that it has trained: then a new process goes on
 
@@ -70,7 +71,7 @@ def make(runs, materials, minutes=None, most=None):
     uses = {run.arm.use: importlib.import_module(f"tools.study.{run.arm.use}") for run in runs}
     made = known(scale)
     missing = [run for run in runs if not is_done(run, materials, made)]
-    others = sum(record.get("code") != environment["code"] for record in made.values())
+    others = sum(same_code(record["code"]) != same_code(environment["code"]) for record in made.values())
     if others:
         print(f"{others} runs were made with other code. They count as done, and none of them is compared with a new run.")
     print(f"{len(runs) - len(missing)} of {len(runs)} runs are done, {hours(missing, scale, made)} left", flush=True)

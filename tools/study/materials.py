@@ -94,9 +94,13 @@ class Materials:
         """Return the digest of the GAN images and their labels."""
         return digest(*self.generated(fraction))
 
+    def own_teacher_path(self, fraction):
+        """Return where this machine's teacher is saved."""
+        return self.folder / f"teacher{'-tenth' * (fraction < 1)}.keras"
+
     def teacher_path(self, fraction):
         """Return the file of the classifier that has seen `fraction` of the training split: this machine's or the published."""
-        own = self.folder / f"teacher{'-tenth' * (fraction < 1)}.keras"
+        own = self.own_teacher_path(fraction)
         published = core.ROOT / "results" / self.scale.folder / own.name
         return published if published.exists() and not own.exists() else own
 

@@ -8,6 +8,9 @@ import scipy.special
 
 from core import measures
 
+SAME_CODE = {  # digests of code that differ in what no student does (1x1 kernels with strides; where a teacher is saved)
+    "e31138933630185f": "78f201977967769f",
+}
 SEEDS = 3  # that a row is tested with; one of fewer is screened
 
 
@@ -66,7 +69,12 @@ def pairs(records, row):
 
 def kind(record):
     """Return what runs that are compared have in common."""
-    return record["dataset"], record["code"], record["precision"]
+    return record["dataset"], same_code(record["code"]), record["precision"]
+
+
+def same_code(digest):
+    """Return a digest of code, the same for codes that make the same numbers."""
+    return SAME_CODE.get(digest, digest)
 
 
 def same_sources(record, control):

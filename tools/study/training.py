@@ -1,7 +1,6 @@
 """One run: a student prepared by its use, trained, measured and written down."""
 
 import gc
-import os
 import shutil
 import time
 
@@ -44,7 +43,7 @@ def train(run, use, materials):
     record |= {"real_images": max([len(part.images) for part in batches.parts if part.is_real], default=0)}
     record |= {"real_exposures": real, "other_exposures": other, "parameter_count": network.count_params()}
     if arm.kept:
-        save_teacher(network, materials.teacher_path(arm.fraction))
+        export.save(network, materials.own_teacher_path(arm.fraction))
     return record | {"total_seconds": time.perf_counter() - start}
 
 
@@ -77,12 +76,6 @@ def about(run, materials):
 def checkpoint_folder(run, materials):
     """Return the folder that a run's checkpoints are in until its record is written."""
     return materials.folder / "checkpoints" / run.name
-
-
-def save_teacher(network, path):
-    """Save a network to `path`, whole or not at all, as classifiers are published."""
-    partial = path.with_name(f"{path.stem}.{os.getpid()}.partial.keras")
-    export.save(network, partial).replace(path)
 
 
 def finish(run, materials, record, environment):
