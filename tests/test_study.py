@@ -260,6 +260,18 @@ def test_distillation_learns_the_teacher_s_probabilities_and_no_label(world):
     np.testing.assert_allclose(np.exp(distilled.softened(p, 2.0)), p**0.5 / (p**0.5).sum(), rtol=1e-5)
 
 
+def test_gan_images_are_changed_as_much_as_the_real_ones_in_their_place(world):
+    model, student, batches = importlib.import_module("tools.study.stronger").prepare(
+        ARMS["distilled-400-gan-stronger"], 0, world
+    )
+    real, other = batches.parts
+    control = mixed.prepare(ARMS["distilled-400-stronger"], 0, world)[2].parts
+    assert [(part.count, part.change) for part in (real, other)] == [(part.count, part.change) for part in control]
+    assert (real.is_real, other.is_real, other.change) == (True, False, mixed.changed_more)
+    assert np.array_equal(other.images, world.generated(1.0)[0])
+    assert model.student is student
+
+
 def test_unchosen_images_are_as_many_as_the_others_are_chosen_from(world):
     model, student, batches = unchosen.prepare(ARMS["distilled-gan-alone-unchosen"], 0, world)
     (part,) = batches.parts

@@ -41,7 +41,14 @@ SMOKE = Scale(
     gan_images=1_000, candidates=2, attack_images=20,
 )  # fmt: skip
 SECONDS_A_STEP = 0.15  # of a plain student at full scale on two fast cores: an estimate until there are records
-COST = {"mixed": 1.0, "distilled": 1.35, "beside": 1.6, "robust": 4.0}  # a step's seconds over a plain student's
+COST = {
+    "mixed": 1.0,
+    "distilled": 1.35,
+    "stronger": 1.5,
+    "unchosen": 1.35,
+    "beside": 1.6,
+    "robust": 4.0,
+}  # a step's seconds over a plain student's
 
 # ---------------------------------------------------------------------------------------------------- what a run is
 
@@ -127,9 +134,13 @@ INSTEAD = [  # of GAN images, beside the same real ones
     for source in ("noise", "stronger")
 ]
 FIRST = (  # what tells most
-    "distilled-gan-alone", "hard-gan-alone", "distilled-400-gan", "distilled-400", "distilled-400-noise", "distilled-4500-gan",
-    "distilled-4500", "distilled-1000", "distilled-400-stronger",
+    "distilled-400-gan", "distilled-400", "distilled-400-stronger", "distilled-400-noise", "distilled-gan-alone", "distilled-1000",
+    "hard-gan-alone", "distilled-4500-gan", "distilled-4500",
 )  # fmt: skip
+BOTH = [  # GAN images under the stronger augmentation, beside the same real ones
+    Arm("distilled-400-gan-stronger", "stronger", 400, SHARES[400]),
+    Arm("distilled-gan-alone-stronger", "stronger", real=0, share=1.0),
+]
 HEADLINE = [{arm.name: arm for arm in ALONE + BESIDE_REAL + INSTEAD}[name] for name in FIRST]
 LONG = 3  # times the steps: do more steps make the generator worth more?
 MORE_STEPS = [
@@ -196,7 +207,9 @@ SCREEN, TEST, REST = (1, 2), (1, 2, 3), (4, 5)  # students' seeds; the teachers'
 BLOCKS = [  # (arms, seeds), in order
     (TEACHERS[:1], (0,)),
     (HEADLINE, TEST),
-    ([arm for arm in HEADLINE if arm not in INSTEAD], REST),
+    (BOTH[:1], TEST),
+    ([arm for arm in HEADLINE if arm.source != "noise"], REST),
+    (BOTH, SCREEN),
     (MORE_STEPS[:3], (1,)),
     (UNCHOSEN, SCREEN),
     (BESIDE_REAL, TEST),
@@ -265,6 +278,9 @@ def rows():
     ]
     long = f"beside 400 real images, distilled, {LONG} times the steps"
     found.append(Row(long, "distilled-400-gan-long", "distilled-400-long"))
+    changed = "beside 400 real images, GAN images changed more, distilled"
+    found.append(Row(changed, "distilled-400-gan-stronger", "distilled-400-stronger", STRONGER))
+    found.append(Row(changed, "distilled-400-gan-stronger", "distilled-400-gan", "GAN images as they are"))
     found.append(Row("a tenth: distilled, generator and teacher of that tenth", "tenth-distilled-gan", "tenth-distilled"))
     longer = "beside 45,000 real images, hard labels, twice the steps"
     found.append(Row(longer, "hard-45000-gan-longer", "hard-45000-longer"))
@@ -288,6 +304,12 @@ def alone_rows():
         Row(alone, "distilled-gan-alone", "hard-gan-alone", "the same with hard labels"),
         Row(alone, "distilled-gan-alone", "distilled-1000", photographs),
         Row(every, "distilled-gan-alone-unchosen", "distilled-gan-alone", "the best of four"),
+        Row(
+            "GAN images alone, changed more, distilled",
+            "distilled-gan-alone-stronger",
+            "distilled-gan-alone",
+            "the same as they are",
+        ),
     ]
     long = f", {LONG} times the steps"
     return [
