@@ -134,8 +134,8 @@ INSTEAD = [  # of GAN images, beside the same real ones
     for source in ("noise", "stronger")
 ]
 FIRST = (  # what tells most
-    "distilled-400-gan", "distilled-400", "distilled-400-stronger", "distilled-400-noise", "distilled-gan-alone", "distilled-1000",
-    "hard-gan-alone", "distilled-4500-gan", "distilled-4500",
+    "distilled-400-gan", "distilled-400", "distilled-400-stronger", "distilled-400-noise", "distilled-gan-alone",
+    "distilled-1000", "hard-gan-alone", "distilled-4500-gan", "distilled-4500",
 )  # fmt: skip
 BOTH = [  # GAN images under the stronger augmentation, beside the same real ones
     Arm("distilled-400-gan-stronger", "stronger", 400, SHARES[400]),
