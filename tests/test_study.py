@@ -366,13 +366,16 @@ def test_an_attack_stays_within_its_radius_and_raises_the_loss(world):
 
 
 @pytest.mark.parametrize("name", [
-    "hard-400-gan", "distilled-gan-alone", "distilled-gan-alone-unchosen", "tenth-first-0.5", "tenth-partners-gan",
+    "hard-400-gan", "distilled-gan-alone", "distilled-gan-alone-unchosen", "distilled-400-gan-stronger", "tenth-first-0.5", "tenth-partners-gan",
     "tenth-beside", "tail-filled", "robust-0.3",
 ])  # fmt: skip
 def test_a_run_of_each_use_leaves_a_record_and_is_made_once(world, monkeypatch, name):
     run, read = plan.Run(ARMS[name], 0), []
     monkeypatch.setattr(training.measures, "scores", lambda *_: read.append(1) or {"test_accuracy": 0.5})
+    asked, teacher = [], materials.Materials.teacher
+    monkeypatch.setattr(materials.Materials, "teacher", lambda *of: asked.append(1) or teacher(*of))
     assert study.make([run], world) == (1, 0)
+    assert bool(asked) == run.arm.needs_teacher
     record = json.loads((world.folder / f"{run.name}.json").read_text(encoding="utf-8"))
     assert record["parameters"] == run.parameters(world.scale)
     assert record["steps"] == 2

@@ -69,6 +69,7 @@ def make(runs, materials, minutes=None, most=None):
     begun, done, failed, scale = time.perf_counter(), 0, 0, materials.scale
     environment = records.environment() | {"code": code()}  # now: what this process has loaded
     uses = {run.arm.use: importlib.import_module(f"tools.study.{run.arm.use}") for run in runs}
+    use_codes = {use: code(use) for use in uses}
     made = known(scale)
     missing = [run for run in runs if not is_done(run, materials, made)]
     others = sum(same_code(record["code"]) != same_code(environment["code"]) for record in made.values())
@@ -86,7 +87,10 @@ def make(runs, materials, minutes=None, most=None):
             failed += 1
             print(f"FAILED {run.name}: {error}", flush=True)
             continue
-        now = {"use_code": code(run.arm.use), "peak_memory_mb": records.peak_memory_mb()}  # of the training, not of the start
+        now = {
+            "use_code": use_codes[run.arm.use],
+            "peak_memory_mb": records.peak_memory_mb(),
+        }  # of the training, not of the start
         training.finish(run, materials, record, environment | now)
         made[run.name], done = record, done + 1
         took = f"validation {100 * record['val_accuracy']:.1f} %, {record['total_seconds']:.0f} s"

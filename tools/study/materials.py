@@ -20,7 +20,7 @@ from tools.study import stand_in
 GENERATORS = {1.0: ("cifar100", "gan_long"), 0.1: ("cifar100-0.1", "gan")}  # published ones, by what they have seen
 CODE = (  # that all runs are made with; what a use adds stands in its own file
     *(f"core/{name}.py" for name in ("batches", "checkpoints", "cifar100", "devices", "fast", "measures", "muon", "schedules")),
-    *(f"tools/study/{name}.py" for name in ("batches", "materials", "mixed", "training")),
+    *(f"tools/study/{name}.py" for name in ("batches", "distilled", "materials", "mixed", "training")),
     "tools/cells.py",
 )
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef)

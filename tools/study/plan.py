@@ -50,6 +50,8 @@ COST = {
     "robust": 4.0,
 }  # a step's seconds over a plain student's
 
+DISTILLS = ("distilled", "stronger", "unchosen")  # uses whose students learn a teacher's probabilities
+
 # ---------------------------------------------------------------------------------------------------- what a run is
 
 
@@ -77,7 +79,7 @@ class Arm:
 
     @property
     def needs_teacher(self):
-        return self.use == "distilled" or self.labels == "teacher" or self.source == "filtered"
+        return self.use in DISTILLS or self.labels == "teacher" or self.source == "filtered"
 
     @property
     def uses_gan(self):

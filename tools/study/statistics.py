@@ -8,8 +8,9 @@ import scipy.special
 
 from core import measures
 
-SAME_CODE = {  # digests of code that differ in what no student does (1x1 kernels with strides; where a teacher is saved)
+SAME_CODE = {  # digests of code that differ in nothing that a student does
     "e31138933630185f": "78f201977967769f",
+    "a2e47041dde9ddf9": "78f201977967769f",
 }
 SEEDS = 3  # that a row is tested with; one of fewer is screened
 
