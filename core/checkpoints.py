@@ -13,7 +13,7 @@ import keras
 import numpy as np
 from tqdm.keras import TqdmCallback
 
-from core import definition, devices, fast
+from core import definition, devices, fast, parameters
 
 KEPT = 2  # newest checkpoints, so that a torn one has a predecessor
 EARLY_STOPPING = ("wait", "stopped_epoch", "best", "best_epoch")
@@ -48,10 +48,14 @@ def fit(model, batches, *, epochs, folder, resume=True, minutes=5, early_stoppin
 
     On several machines, which share the folder, the chief writes checkpoints, and only at the end of an epoch.
 
-    Returns a dictionary: `history` (a list an epoch for each metric), `seconds` and `steps` of the whole training, and its
-    `definition` (eight hexadecimal digits). Raises `CheckpointError` where another run uses the folder, `DivergedError` at a
-    loss that is not finite (the checkpoints before it stay), `WorkerLostError`.
+    Returns a dictionary: `history` (a list an epoch for each metric), `seconds` and `steps` of the whole training, its
+    `definition`, its `recipe`, which is the same for another seed and other images (eight hexadecimal digits each), and how many
+    images it was `trained_on`.
+
+    Raises `CheckpointError` where another run uses the folder, `DivergedError` at a loss that is not finite (the checkpoints
+    before it stay), `WorkerLostError`, and `ValueError` where a notebook's parameters have changed since they were checked.
     """
+    parameters.check_unchanged()
     claim(folder)
     defined = _define(model, batches, epochs, early_stopping, callbacks, arguments)
     saver = _Saver(batches, _own_folder(Path(folder), defined), epochs, early_stopping, minutes)
@@ -79,7 +83,9 @@ def fit(model, batches, *, epochs, folder, resume=True, minutes=5, early_stoppin
                 **{"verbose": 0} | arguments,
             )  # fmt: skip
     saver.restore(model)
-    return {key: saver.state[key] for key in ("history", "seconds", "steps")} | {"definition": definition.key(defined)}
+    what = {"definition": definition.key(defined), "recipe": definition.recipe(defined)}
+    what |= {"trained_on": len(batches.images)} if hasattr(batches, "images") else {}
+    return {key: saver.state[key] for key in ("history", "seconds", "steps")} | what
 
 
 def _define(model, batches, epochs, early_stopping, callbacks, arguments):

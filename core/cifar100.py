@@ -5,6 +5,7 @@ import hashlib
 import io
 import os
 import pickle
+import re
 import sys
 import tarfile
 import tempfile
@@ -80,6 +81,11 @@ def part(name, real_fraction, variant=""):
     return "-".join(filter(None, (folder, variant))), title
 
 
+def published(part):
+    """Return the folder's name of what is published for runs in the folder `part`: a variant has nothing of its own."""
+    return re.sub(r"-[a-z]+$", "", part)
+
+
 def load(name):
     """Return the `Dataset` called `name`; CIFAR-100 is looked for on disk first and downloaded otherwise.
 
@@ -102,12 +108,16 @@ def cifar100_places():
 def find_cifar100():
     """Return the first folder that holds all member files, or None. A CIFAR100_DIR without them is an error."""
     for folder in cifar100_places():
-        if all((folder / member).is_file() for member in CIFAR100_MD5):
+        if is_complete(folder):
             return folder
     if os.environ.get("CIFAR100_DIR"):
         missing = [member for member in CIFAR100_MD5 if not (folder / member).is_file()]
         raise DataError(f"CIFAR100_DIR={folder}: expected the files {', '.join(CIFAR100_MD5)}, missing {missing}")
     return None
+
+
+def is_complete(folder):
+    return all((folder / member).is_file() for member in CIFAR100_MD5)
 
 
 def load_cifar100():
@@ -181,10 +191,10 @@ def download_cifar100(urls=CIFAR100_URLS, sha256=CIFAR100_SHA256, timeout=30):
                 downloader = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), timeout=timeout)
                 archive = pooch.retrieve(url, f"sha256:{sha256}", "archive", folder, downloader=downloader)
                 unpack(archive, Path(folder) / target.name)
-                (Path(folder) / target.name).rename(target)
+                settle(Path(folder) / target.name, target)
                 return target
             except UNPACK_ERRORS as error:
-                if target.is_dir():  # another process was faster
+                if is_complete(target):  # another process was faster
                     return target
                 failures.append(f"  {url}: {str(error).splitlines()[0][:200]}")
     raise DownloadError(
@@ -194,6 +204,15 @@ def download_cifar100(urls=CIFAR100_URLS, sha256=CIFAR100_SHA256, timeout=30):
         + f"\nExpected: cifar-100-python.tar.gz with sha256 {sha256}, or its files with md5 {CIFAR100_MD5}."
         + "\nSet CIFAR100_DIR to a folder that has them, or take the built-in stand-in: make run DATASET=shapes100"
     )  # fmt: skip
+
+
+def settle(folder, target):
+    """Give a whole folder its name. Where another has it, one that lacks files or was made meanwhile, it receives the files."""
+    try:
+        folder.rename(target)
+    except OSError:
+        for member in CIFAR100_MD5:
+            (folder / member).replace(target / member)
 
 
 def unpack(archive, folder):

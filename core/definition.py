@@ -71,6 +71,11 @@ def key(definition):
     return hashlib.sha256(json.dumps(definition, sort_keys=True).encode()).hexdigest()[:8]
 
 
+def recipe(definition):
+    """Return eight hexadecimal digits: equal ones mean the same training but for its seed and its images."""
+    return key({name: value for name, value in definition.items() if name not in ("batches", "first weights")})
+
+
 def difference(now, before, most=3):
     """Return in words what two definitions differ in, the first `most` of them."""
     now, before = dict(_flat(now)), dict(_flat(before))

@@ -17,7 +17,7 @@ from pathlib import Path
 import keras
 
 import core
-from core import cifar100, devices, export, measures
+from core import cifar100, devices, export, measures, parameters
 from core.digests import file_sha256
 
 KEYS = {
@@ -138,6 +138,8 @@ def evaluate_and_write(name, trained, run, data, train, validation, **record):
     The file is runs/<part>/<name>.keras (core/export.py). `run` is what `checkpoints.fit` returned; `train` and `validation` are
     indices. It reads the test split.
     """
+    parameters.check_unchanged()
+    check_images(run, len(train) + 100 * record["synthetic_per_class"])
     file = export.save(trained, _folder_of({"dataset": data.name} | record) / f"{name}.keras")
     saved = keras.saving.load_model(file)  # what others will use, so what is measured
     scores, probabilities = measures.evaluate(saved, data, train, validation)
@@ -149,6 +151,15 @@ def evaluate_and_write(name, trained, run, data, train, validation, **record):
     printed = (f"{key} {value:.4f} " for key, value in scores.items() if key != "test_by_class")
     print(f"{name:10}", *printed, f"{run['seconds'] / 60:.1f} min")
     return probabilities
+
+
+def check_images(run, expected):
+    """Refuse a training of more or fewer images than its record would say. Raises `DataError`."""
+    if (found := run.get("trained_on", expected)) != expected:
+        raise cifar100.DataError(
+            f"the network was trained on {found:,} images, and the parameters say {expected:,}: "
+            "run the cells that load and merge them again, and all that follow"
+        )
 
 
 def read(part, published=False):
@@ -191,7 +202,7 @@ def study_effects():
 
 def find(part, name):
     """Return the path of a file of this machine's runs or, where there is none, of the published ones."""
-    folders = run_folder(part), core.ROOT / "results" / part
+    folders = run_folder(part), core.ROOT / "results" / cifar100.published(part)
     for folder in folders:
         if (folder / name).exists():
             return folder / name
@@ -243,10 +254,15 @@ def groups(runs):
     """Return lists of classifiers' records that differ in their seed alone: same model, parameters, images, code, precision."""
     found = {}
     for run in sorted(runs, key=lambda run: run["seed"]):
-        keys = ("model", "synthetic_per_class", "synthetic_digest", "commit", "precision", "whose")
-        kind = [[run.get(key) for key in keys], parameters_but(run, "SEED")]
+        keys = ("model", "synthetic_per_class", "synthetic_digest", "precision", "replicas", "whose")
+        kind = [recipe_of(run), [run.get(key) for key in keys], parameters_but(run, "SEED")]
         found.setdefault(json.dumps(kind, sort_keys=True), []).append(run)
     return list(found.values())
+
+
+def recipe_of(run):
+    """Return what names a run's network, code and all else but seed and images: a digest or, in older records, the commit."""
+    return run.get("recipe") or run.get("commit")
 
 
 def label(run):
@@ -277,9 +293,9 @@ def paired_groups(runs):
     for whose in dict.fromkeys(run.get("whose") for run in runs):
         own = {run["name"]: run for run in runs if run.get("whose") == whose}
         for name in [name for name in own if name.endswith("_gan") and name.removesuffix("_gan") in own]:
-            pairs = gan_pairs(own, name)
-            if pairs[0]:
-                found[label(own[name.removesuffix("_gan")])] = pairs
+            pairs, named = gan_pairs(own, name), label(own[name.removesuffix("_gan")])
+            if pairs[0] and pairs not in found.values():
+                found[f"{named}, {name}" if named in found else named] = pairs
     return found
 
 
@@ -287,12 +303,12 @@ def gan_pairs(records, mixed):
     """Return the seeds of all pairs of trainings like `mixed`, and their test accuracies with and without GAN images.
 
     `records` is a dictionary by name; the record named `mixed` is of a training with GAN images. Alike are trainings of the same
-    commit and precision, with the same parameters but for seed and name, and with the same GAN images.
+    code, precision and number of devices, with the same parameters but for seed and name, and with the same GAN images.
     """
 
     def kind(record, *besides):
-        same = [record.get(key) for key in ("commit", "precision", "train_images")]
-        return same, parameters_but(record, "SEED", *besides)
+        same = [record.get(key) for key in ("precision", "replicas", "train_images")]
+        return recipe_of(record), same, parameters_but(record, "SEED", *besides)
 
     def alike(name):
         pair = records[name], records[name.removesuffix("_gan")]

@@ -1,6 +1,7 @@
 """Folders of synthetic images, one PNG an image: written, found, read and checked."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 import core
-from core import devices, pictures
+from core import cifar100, devices, pictures
 from core.cifar100 import DataError
 from core.digests import digest
 
@@ -22,7 +23,7 @@ def folder_of_run(part):
 
 def choose(part, source="auto"):
     """Return a folder of images, and in words whose they are: "own" ones, "published" ones, or "auto": own ones if any."""
-    own, published = folder_of_run(part), core.ROOT / "synthetic_images" / part
+    own, published = folder_of_run(part), core.ROOT / "synthetic_images" / cifar100.published(part)
     if source == "own" or (source == "auto" and own.is_dir()):
         return own, "your own, drawn by notebook 1 on this machine"
     return published, "the published ones"
@@ -33,7 +34,7 @@ def save(folder, images, labels, class_names, manifest):
     if not devices.is_chief():
         return
     folder = Path(folder)
-    partial = folder.with_name(f".{folder.name}.partial")
+    partial, before = (folder.with_name(f".{folder.name}.{os.getpid()}.{word}") for word in ("partial", "before"))
     shutil.rmtree(partial, ignore_errors=True)
     for label in np.unique(labels):
         (partial / class_names[label]).mkdir(parents=True)
@@ -41,8 +42,10 @@ def save(folder, images, labels, class_names, manifest):
             Image.fromarray(image).save(partial / class_names[label] / f"{i:04d}.png", optimize=True)
     manifest = manifest | {"images": len(images), "images_sha256": digest(*_by_class(images, labels))}
     (partial / "manifest.json").write_text(json.dumps(manifest, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    shutil.rmtree(folder, ignore_errors=True)
+    if folder.exists():
+        folder.rename(before)
     partial.rename(folder)
+    shutil.rmtree(before, ignore_errors=True)
 
 
 def _by_class(images, labels):

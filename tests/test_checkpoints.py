@@ -16,7 +16,7 @@ import keras
 import numpy as np
 import pytest
 
-from core import checkpoints, definition, fast
+from core import checkpoints, definition, fast, parameters
 from core.batches import Batches
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -125,6 +125,36 @@ def test_a_finished_training_is_not_repeated(tmp_path, whole):
     train(tmp_path)
     with nothing_trained():
         assert_same(train(tmp_path), whole)
+
+
+def test_a_recipe_is_the_same_for_other_seeds_and_images_alone():
+    def recipe(**changes):
+        return definition.recipe(definition_of(**changes))
+
+    images, labels = tiny_data(64)
+    same = recipe()
+    assert recipe(model=tiny_model(seed=1)) == same
+    assert recipe(batches=tiny_batches(seed=2)) == same
+    assert recipe(batches=Batches(images, labels, batch_size=32, seed=1, classes=4)) == same
+    for other in ({"model": tiny_model(activation="tanh")}, {"model": tiny_model(rate=1e-3)}, {"epochs": 6}):
+        assert recipe(**other) != same
+
+
+def test_a_training_knows_how_many_images_it_saw(finished):
+    _, run = train(finished[0])
+    assert run["trained_on"] == 320
+    assert run["recipe"] != run["definition"]
+
+
+def test_parameters_that_were_changed_after_their_check_are_refused(tmp_path):
+    notebook = {"EPOCHS": 5}
+    parameters.check_parameters(notebook)
+    notebook["EPOCHS"] = 3
+    with pytest.raises(ValueError, match=r"(?s)the cell below the parameters again.*EPOCHS: 5 then, 3 now"):
+        train(tmp_path)
+    assert not list(tmp_path.iterdir())
+    parameters.check_parameters(notebook)
+    parameters.check_unchanged()
 
 
 def test_resume_false_starts_anew(tmp_path, whole):

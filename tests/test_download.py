@@ -86,6 +86,21 @@ def test_all_mirrors_bad_leaves_nothing_and_says_everything(project, serve):
     assert list((project / "data").iterdir()) == []
 
 
+def test_a_folder_that_lacks_files_is_filled(project, serve):
+    body, folder = archive(), project / "data" / "cifar-100-python"
+    folder.mkdir(parents=True)
+    (folder / "train").write_bytes(b"damaged")
+    (folder / "notes.txt").write_text("mine")
+    assert cifar100.find_cifar100() is None
+    assert cifar100.download_cifar100([serve(body)("honest")], hashlib.sha256(body).hexdigest()) == folder
+    assert (folder / "train").read_bytes().startswith(b"content of")
+    assert (folder / "notes.txt").read_text() == "mine"
+    assert cifar100.find_cifar100() == folder
+    (folder / "meta").unlink()
+    with pytest.raises(cifar100.DownloadError):
+        cifar100.download_cifar100([serve(body)("missing")], hashlib.sha256(body).hexdigest())
+
+
 def test_members_outside_are_never_written(project, serve):
     body = archive(extra=("../evil", "/tmp/evil-absolute", "cifar-100-python/../../evil"))
     cifar100.download_cifar100([serve(body)("honest")], hashlib.sha256(body).hexdigest())

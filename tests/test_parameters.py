@@ -34,6 +34,16 @@ def test_names_of_trainings_cannot_meet(name, right):
     assert bool(VGG_RUN.fullmatch(name)) == right
 
 
+def test_a_file_is_there_before_hours_of_training(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "cat.jpg").touch()
+    for value in ("", "cat.jpg", str(tmp_path / "cat.jpg")):
+        check_parameters({"PICTURE": value})
+    check_parameters({"INCEPTION": "imagenet"})
+    with pytest.raises(ValueError, match=f"PICTURE = 'dog.jpg': expected the path of a file that is there, from {tmp_path}"):
+        check_parameters({"PICTURE": "dog.jpg"})
+
+
 def test_all_wrong_parameters_are_named_at_once():
     with pytest.raises(ValueError, match="(?s)EPOCHS = 0.*int 1 to 100.*WIDTH = -1.*DATASET = 'x'"):
         check_parameters(RIGHT | {"EPOCHS": 0, "WIDTH": -1, "DATASET": "x"}, **LIMITS)

@@ -69,6 +69,10 @@ def test_publishing_copies_what_was_run_and_twice_is_once(tmp_path):
             lambda notebook: notebook.cells.insert(5, nbformat.v4.new_code_cell("EPOCHS = 3", execution_count=4)),
             "run with other parameters",
         ),
+        (
+            lambda notebook: notebook.cells[2].update(outputs=[nbformat.v4.new_output("stream", text="abc-dirty-12345678")]),
+            "its code was not committed",
+        ),
         (lambda notebook: notebook.cells[-1].update(source="edited since"), "differs from the present notebook"),
         (lambda notebook: notebook.metadata.update(papermill={"exception": True}), "failed or did not finish"),
         (
@@ -94,7 +98,8 @@ def test_a_notebook_that_is_not_ours_as_it_stands_is_not_published(tmp_path, cap
 @pytest.mark.parametrize(
     ("change", "published"),
     [({}, True), ({"parameters": {"EPOCHS": 1}}, False), ({"commit": "abc-dirty-12345678"}, False), ({"commit": None}, False),
-     ({"parameters": {"SEED": 1, "RUN": "vgg16_seed1"}}, True), ({"parameters": {"SEED": 1}}, False)],
+     ({"parameters": {"SEED": 1, "RUN": "vgg16_seed1"}}, True), ({"parameters": {"EPOCHS": 6, "BATCH_SIZE": 64}}, False),
+     ({"parameters": {"SEED": 1}}, False)],
 )  # fmt: skip
 def test_only_runs_of_a_named_scale_and_committed_code_are_published(tmp_path, change, published):
     """A trial with one epoch, or with code that nobody else has, must not become the repository's number."""
@@ -147,6 +152,22 @@ def test_the_best_classifier_that_is_small_enough_is_published_alone(tmp_path):
     assert sorted(path.name for path in results.iterdir()) == ["gan_generator.keras", "vgg16_wide.keras"]
 
 
+@pytest.mark.parametrize(("before", "after"), [("vgg16_best", "vgg16_best"), ("vgg16_worse", "vgg16"), ("vgg16", "vgg16")])
+def test_a_published_classifier_gives_way_to_a_better_one_alone(tmp_path, before, after):
+    """`make publish` after a short run must not take the best network away."""
+    runs, results = tmp_path / "runs", tmp_path / "results"
+    for folder in (runs, results):
+        folder.mkdir()
+    for folder, name in ((results, before), (runs, "vgg16")):
+        score = {"vgg16": 0.60, "vgg16_best": 0.70, "vgg16_worse": 0.50}[name]
+        (folder / f"{name}.json").write_text(json.dumps({"val_accuracy": score}), encoding="utf-8")
+        (folder / f"{name}.keras").write_text(folder.name)
+    publish.copy_best_classifier([runs / "vgg16.json"], results)
+    (left,) = results.glob("*.keras")
+    assert left.stem == after
+    assert left.read_text() == ("results" if after == "vgg16_best" else "runs")
+
+
 def test_the_gallery_shows_the_first_images_of_each_class(tmp_path):
     from PIL import Image
 
@@ -168,12 +189,15 @@ def test_figures_of_seed_0_alone_are_published(tmp_path, monkeypatch):
     runs, results = tmp_path / "runs", tmp_path / "results"
     runs.mkdir()
     for name, seed in (("vgg16", 0), ("vgg16_gan", 0), ("vgg16_seed1", 1), ("vgg16_seed1_gan", 1), ("gan", 0), ("gan_long", 0)):
-        (runs / f"{name}.json").write_text(json.dumps({"seed": seed}), encoding="utf-8")
+        own = {"RUN": name, "PICTURE": "me.jpg"} if name == "vgg16" else {}
+        (runs / f"{name}.json").write_text(json.dumps({"seed": seed, "parameters": own}), encoding="utf-8")
+        (runs / f"{name}_picture.png").touch()
         (runs / f"{name.removesuffix('_gan')}_curves.png").touch()
     for name in ("comparison.png", "pairs.png", "trial_curves.png", "gan_long_generator.keras"):
         (runs / name).touch()
     publish.copy_results(runs, results)
     assert {path.name for path in results.iterdir() if path.suffix != ".json"} == {
+        "gan_picture.png", "gan_long_picture.png", "vgg16_gan_picture.png",  # and not the one of a reader's own picture
         "vgg16_curves.png", "gan_curves.png", "gan_long_curves.png", "gan_long_generator.keras", "comparison.png", "pairs.png",
     }  # fmt: skip
     assert len(list(results.glob("*.json"))) == 6

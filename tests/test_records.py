@@ -91,7 +91,7 @@ def test_comparison_table_is_sorted():
 
 def training(seed, accuracy, run="vgg16", images=None, **others):
     parameters = {"SEED": seed, "RUN": run, "RESUME": True, "WIDTH": 0.25} | others
-    code = {"commit": "abc", "precision": "float32", "train_images": 9}
+    code = {"commit": "abc", "precision": "float32", "replicas": 1, "train_images": 9}
     return {"seed": seed, "test_accuracy": accuracy, "parameters": parameters, "synthetic_digest": images} | code
 
 
@@ -106,7 +106,7 @@ def test_pairs_are_alike_but_for_seed_and_name():
     assert records.gan_pairs(made, "vgg16_wide_gan")[0] == [3]
 
 
-@pytest.mark.parametrize("key", ["commit", "precision"])
+@pytest.mark.parametrize("key", ["commit", "recipe", "precision", "replicas"])
 @pytest.mark.parametrize("which", [["vgg16_seed1", "vgg16_seed1_gan"], ["vgg16_seed1"]])
 def test_pairs_of_other_code_or_precision_are_not_averaged(key, which):
     records_by_name = {"vgg16": training(0, 0.5), "vgg16_gan": training(0, 0.51, images="a")}
@@ -160,6 +160,8 @@ def test_a_run_s_file_comes_before_the_published_one(project):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
         assert records.find("cifar100", "x.keras") == path
+    assert records.find("cifar100-gpu", "x.keras") == published  # a variant has nothing published of its own
+    assert [cifar100.published(part) for part in ("shapes100-mine", "cifar100-0.1-gpu")] == ["shapes100", "cifar100-0.1"]
 
 
 def test_what_defines_a_record_s_training_stands_in_it(project):
@@ -169,9 +171,16 @@ def test_what_defines_a_record_s_training_stands_in_it(project):
 
 def test_runs_of_other_code_are_not_averaged():
     run = training(0, 0.5) | {"model": "m", "synthetic_per_class": 0}
-    others = [run | {"commit": "b"}, run | {"precision": "bfloat16"}, run | {"synthetic_per_class": 20, "synthetic_digest": "a"}]
+    later = [training(seed, 0.6) | {"commit": f"{seed}", "recipe": "r", "model": "m"} for seed in (4, 5)]
+    assert [len(group) for group in records.groups(later)] == [2]  # the README was edited between them
+    others = [
+        run | {"commit": "b"},
+        run | {"replicas": 4},
+        run | {"precision": "bfloat16"},
+        run | {"synthetic_per_class": 20, "synthetic_digest": "a"},
+    ]
     alike = training(1, 0.6, "vgg16_seed1") | {"model": "m", "synthetic_per_class": 0}
-    assert [len(group) for group in records.groups([alike, run, *others])] == [2, 1, 1, 1]
+    assert [len(group) for group in records.groups([alike, run, *others])] == [2, 1, 1, 1, 1]
     wide = training(2, 0.7, WIDTH=0.5) | {"model": "m", "synthetic_per_class": 0}
     logged = training(3, 0.7, "vgg16_seed3", LOGS="logs", PICTURE="p.png") | {"model": "m", "synthetic_per_class": 0}
     assert [len(group) for group in records.groups([run, wide, logged])] == [2, 1]  # a log and a picture change no training
@@ -186,6 +195,17 @@ def test_pairs_are_found_for_each_network_and_owner():
     assert found["m, 12 epochs, Adam (published)"] == ([1, 2], {"with GAN images": [0.6, 0.6], "without": [0.5, 0.5]})
     assert found["m, 12 epochs, Adam (yours)"][0] == [2]
     assert records.paired_groups(made[:2]) == {}
+    others = [run | {"synthetic_digest": "b", "test_accuracy": 0.7} if run["name"].endswith("_gan") else run for run in made]
+    others = [run | {"name": run["name"].replace("seed", "more"), "whose": "published"} for run in others]
+    found = records.paired_groups([*made, *others])  # two questions on one network
+    assert list(found) == ["m, 12 epochs, Adam (published)", "m, 12 epochs, Adam (published), vgg16_more1_gan"]
+
+
+def test_a_network_trained_on_other_images_than_the_record_would_say_is_refused():
+    records.check_images({}, 45_000)  # what was trained in an earlier version does not say
+    records.check_images({"trained_on": 47_000}, 45_000 + 100 * 20)
+    with pytest.raises(DataError, match="trained on 47,000 images, and the parameters say 45,000"):
+        records.check_images({"trained_on": 47_000}, 45_000)
 
 
 def test_what_is_measured_of_a_classifier_is_its_saved_file(project, policy):

@@ -23,7 +23,7 @@ def started(monkeypatch, *command, has_gpu=True):
 def test_one_notebook_can_be_run_alone(monkeypatch, capsys):
     ran = []
     monkeypatch.setattr(run, "execute", lambda name, dataset, parameters: ran.append((name, dataset, parameters)) or True)
-    command = ["run", "--dataset", "shapes100", "--only", "resnet_baseline", "-p", "EPOCHS", "3", "-p", "LATENT_DIM", "8"]
+    command = ["run", "--dataset", "shapes100", "--only", "resnet_baseline", "-p", "EPOCHS", "3"]
     monkeypatch.setattr(sys, "argv", command)
     assert run.main() == 0
     assert ran == [("resnet_baseline", "shapes100", {"EPOCHS": 3, "BATCH_SIZE": 64, "DATASET": "shapes100"})]
@@ -31,8 +31,10 @@ def test_one_notebook_can_be_run_alone(monkeypatch, capsys):
 
 
 def test_an_unknown_parameter_is_an_error():
-    with pytest.raises(SystemExit, match="unknown parameter EPOCS; known are AUGMENT, BATCH_SIZE"):
+    with pytest.raises(SystemExit, match="unknown parameter EPOCS; known to gan_synthetic_images, .* are AUGMENT, BATCH_SIZE"):
         run.refuse_unknown({"EPOCS": 3})
+    with pytest.raises(SystemExit, match="unknown parameter WIDTH; known to resnet_baseline are BATCH_SIZE"):
+        run.refuse_unknown({"WIDTH": 0.5, "EPOCHS": 3}, ["resnet_baseline"])  # it would be trained in vain
     assert run.literal("3") == 3
     assert run.literal("False") is False
     assert run.literal("float32") == "float32"
@@ -70,6 +72,29 @@ def test_seeds_name_their_trainings(monkeypatch):
     assert [(parameters["RUN"], parameters["SEED"]) for *_, parameters in ran] == [("vgg16_wide", 0), ("vgg16_wide_seed3", 3)]
     ran = started(monkeypatch, "--dataset", "cifar100", "--only", "resnet_baseline", "--seeds", "1")
     assert [(parameters["RUN"], parameters["SEED"]) for *_, parameters in ran] == [("resnet_seed1", 1)]
+
+
+def test_all_seeds_get_the_same_gan_images(monkeypatch, capsys):
+    """Or no two pairs of trainings would be alike."""
+    ran = started(monkeypatch, "--dataset", "cifar100", "--seeds", "1", "2")
+    gan, vgg16, resnet = cells.NOTEBOOKS
+    assert [(name, parameters["SEED"]) for name, _, parameters in ran] == [
+        (gan, 1),
+        (vgg16, 1),
+        (resnet, 1),
+        (vgg16, 2),
+        (resnet, 2),
+    ]
+    assert "About" not in capsys.readouterr().out
+    ran = started(monkeypatch, "long", "--dataset", "cifar100", "--seeds", "0", "1")
+    assert [parameters["SEED"] for *_, parameters in ran] == [0, 1]
+
+
+def test_a_file_is_named_from_where_the_command_is_given(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "cat.jpg").touch()
+    ran = started(monkeypatch, "--dataset", "cifar100", "--only", "vgg16_with_gan", "-p", "PICTURE", "cat.jpg")
+    assert ran[0][2] == {"PICTURE": str(tmp_path / "cat.jpg")}
 
 
 def test_a_parameter_given_by_hand_wins_over_a_recipe(monkeypatch):

@@ -37,6 +37,18 @@ def test_saving_replaces_an_earlier_set(tmp_path, drawn):
     assert [path.name for path in tmp_path.iterdir()] == ["set"]
 
 
+def test_two_processes_that_save_do_not_meet(tmp_path, drawn, monkeypatch):
+    """Each writes a folder of its own; the last one stays."""
+    images, labels = drawn
+    half = tmp_path / ".set.1.partial" / NAMES[0]
+    half.mkdir(parents=True)
+    synthetic.save(tmp_path / "set", images, labels, NAMES, {"run": "a"})
+    assert half.is_dir()
+    synthetic.save(tmp_path / "set", images, labels, NAMES, {"run": "b"})
+    assert synthetic.read_manifest(tmp_path / "set")["run"] == "b"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".set.1.partial", "set"]
+
+
 def test_other_sizes_and_modes_are_made_right(tmp_path, capsys):
     folder = tmp_path / "set" / NAMES[3]
     folder.mkdir(parents=True)

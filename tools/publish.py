@@ -54,25 +54,38 @@ def copy_results(runs, results):
     results.mkdir(parents=True, exist_ok=True)
     first = [path for path in kept if json.loads(path.read_text(encoding="utf-8"))["seed"] == 0]  # other seeds are but numbers
     shown = {path.stem.removesuffix("_gan") for path in first} | {"comparison", "pairs"}
+    private = {f"{run}_picture.png" for run in map(of_a_picture_of_yours, first) if run}
     known = shown | {path.stem.removesuffix("_gan") for path in kept}
     for path in (*runs.glob("*.png"), *runs.glob("*_generator.keras")):
         owners = [stem for stem in known if f"{path.stem}_".startswith(f"{stem}_")]
-        if max(owners, key=len, default="") in shown:
+        if max(owners, key=len, default="") in shown and path.name not in private:
             shutil.copy(path, results)
     for path in kept:
         shutil.copy(path, results)
     copy_best_classifier([path for path in first if path.with_suffix(".keras").exists()], results)
 
 
+def of_a_picture_of_yours(path):
+    """Return the name of a record's run if it classified a picture that is not the project's."""
+    record = json.loads(path.read_text(encoding="utf-8"))
+    return record["parameters"].get("PICTURE") and record["parameters"]["RUN"]
+
+
 def copy_best_classifier(found, results, largest=20e6):
-    """Copy the weights of one classifier, the best on validation images of those that are small enough; it replaces another."""
-    scores = {path: json.loads(path.read_text(encoding="utf-8")).get("val_accuracy", 0) for path in found}
+    """Copy the weights of one classifier, the best on validation images of those that are small enough.
+
+    `found` are records beside their networks. It replaces the published one if it is better, or of the same name.
+    """
+    published = [path.with_suffix(".json") for path in records.classifier_files(results)]
+    rivals = [path for path in published if path.exists() and path.name not in {own.name for own in found}]
+    scores = {path: json.loads(path.read_text(encoding="utf-8")).get("val_accuracy", 0) for path in (*found, *rivals)}
     scores = {path.with_suffix(".keras"): score for path, score in scores.items() if score}
     small = [path for path in scores if path.stat().st_size <= largest]
-    if small:
+    best = max(small, key=scores.get, default=None)
+    if best and best.parent != results:
         for path in records.classifier_files(results):
             path.unlink()
-        shutil.copy(max(small, key=scores.get), results)
+        shutil.copy(best, results)
 
 
 def is_of_a_named_scale(path):
@@ -80,7 +93,7 @@ def is_of_a_named_scale(path):
     record = json.loads(path.read_text(encoding="utf-8"))
     defaults = cells.parameters(record["notebook"])
     scales = [defaults | recipe.get("parameters", {}) | recipe.get(record["notebook"], {})
-              for recipe in ({}, *run.recipes().values())]  # fmt: skip
+              for name, recipe in {"": {}, **run.recipes()}.items() if name != "stand-in"]  # fmt: skip
     own, seed = records.parameters_but(record, "SEED"), record["parameters"].get("SEED", 0)
     names = [scale for scale in scales if record["parameters"].get("RUN") in (None, run.name_of_run(scale["RUN"], seed))]
     named = any(all(scale.get(name) == value for name, value in own.items()) for scale in names)
@@ -98,16 +111,16 @@ def copy_study():
             print(f"{path.name}: not in the list, or of code that is not committed: not published")
         else:
             kept.append(path)
-    if not kept:
-        return
     results = core.ROOT / "results" / "study"
-    results.mkdir(parents=True, exist_ok=True)
     for path in kept:
+        results.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, results)
         teacher = path.with_name(f"{json.loads(path.read_text(encoding='utf-8'))['arm']}.keras")  # no other arm has a network
         if teacher.exists():
             shutil.copy(teacher, results)
     made = plan.listed(records.read("study", published=True).values())
+    if not made:
+        return
     report.figure(made, results / "worth.png")
     report.write_effects(made, results / "effects.csv")
 
@@ -118,6 +131,8 @@ def publish_notebook(executed, target):
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     if notebook.metadata.get("papermill", {}).get("exception") or not all(cell.execution_count for cell in code):
         return print(f"{executed.name}: not published: the run failed or did not finish")
+    if "-dirty-" in str([cell.outputs for cell in code]):
+        return print(f"{executed.name}: not published: its code was not committed")
     if sources(notebook) != sources(nbformat.read(target, 4)):
         return print(f"{executed.name}: not published: it differs from the present notebook, or was run with other parameters")
     counts = [cell.get("execution_count") for cell in notebook.cells]

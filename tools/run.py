@@ -33,21 +33,25 @@ def main():
     parser.add_argument("recipe", nargs="?", choices=named, help="; ".join(f"{n}: {r['about']}" for n, r in named.items()))
     parser.add_argument("--dataset", choices=cifar100.DATASETS, help="cifar100 where it can be had, else shapes100")
     parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="override a parameter")
-    parser.add_argument("--seeds", nargs="+", type=int, help="a training a seed; all but 0 have it in their names")
+    parser.add_argument("--seeds", nargs="+", type=int, help="a training a seed, of one GAN; all but 0 have it in their names")
     parser.add_argument("--only", choices=cells.NOTEBOOKS, help="run this notebook alone")
     arguments = parser.parse_args()
     given = {name: literal(value) for name, value in arguments.p}
-    refuse_unknown(given)
     recipe = named.get(arguments.recipe, {})
+    chosen = [arguments.only] if arguments.only else recipe.get("notebooks", cells.NOTEBOOKS)
+    refuse_unknown(given, chosen)
     if recipe.get("needs_gpu") and not has_gpu():
         sys.exit(f"make {arguments.recipe} is for a GPU, and none was found. On a CPU: make run, make wide, make long.")
     dataset = arguments.dataset or given.get("DATASET") or choose_dataset()
     if dataset not in cifar100.DATASETS:
         sys.exit(f"unknown dataset {dataset!r}; known are {', '.join(cifar100.DATASETS)}")
-    chosen = [arguments.only] if arguments.only else recipe.get("notebooks", cells.NOTEBOOKS)
-    announce(arguments.recipe, recipe, dataset, chosen, changed=given.keys() - {"DATASET"})
-    for seed in arguments.seeds or [None]:
+    seeds = arguments.seeds or [None]
+    plain = not given.keys() - {"DATASET"} and len(seeds) == 1 and not (recipe and arguments.only)
+    announce(arguments.recipe, recipe, dataset, chosen, plain)
+    for seed in seeds:
         for notebook in chosen:
+            if notebook == cells.NOTEBOOKS[0] and len(chosen) > 1 and seed != seeds[0]:
+                continue  # all seeds of notebook 2 get the same GAN images, or no two of its pairs would be alike
             parameters = parameters_of(notebook, recipe, given, dataset, seed)
             part = cifar100.part(dataset, parameters.get("REAL_FRACTION", 1), parameters.get("VARIANT", ""))[0]
             if not execute(notebook, part, parameters):
@@ -73,10 +77,11 @@ def known_parameters(notebook):
     return set(papermill.inspect_notebook(str(cells.FOLDER / f"{notebook}.ipynb")))
 
 
-def refuse_unknown(given):
-    known = set().union(*(known_parameters(notebook) for notebook in cells.NOTEBOOKS))
+def refuse_unknown(given, chosen=cells.NOTEBOOKS):
+    """Exit where a parameter is given that none of the chosen notebooks has."""
+    known = set().union(*(known_parameters(notebook) for notebook in chosen))
     if unknown := sorted(set(given) - known):
-        sys.exit(f"unknown parameter {', '.join(unknown)}; known are {', '.join(sorted(known))}")
+        sys.exit(f"unknown parameter {', '.join(unknown)}; known to {', '.join(chosen)} are {', '.join(sorted(known))}")
 
 
 def parameters_of(notebook, recipe, given, dataset, seed=None):
@@ -90,7 +95,12 @@ def parameters_of(notebook, recipe, given, dataset, seed=None):
     if dataset != "cifar100":  # which is the default
         parameters["DATASET"] = dataset
     known = known_parameters(notebook)
-    return {name: value for name, value in parameters.items() if name in known}
+    return {name: from_here(value) for name, value in parameters.items() if name in known}
+
+
+def from_here(value):
+    """Return a value that names a file by its whole path: notebooks are run in a folder of their own."""
+    return str(Path(value).resolve()) if isinstance(value, str) and Path(value).suffix and Path(value).is_file() else value
 
 
 def name_of_run(run, seed):
@@ -103,13 +113,14 @@ def has_gpu():
     return not subprocess.run([sys.executable, "-c", GPU_CHECK], cwd=core.ROOT, check=False).returncode
 
 
-def announce(name, recipe, dataset, chosen, changed):
+def announce(name, recipe, dataset, chosen, plain):
+    """Say what is run and, where it is `plain` (one seed, nothing changed by hand), how long it takes."""
     each = dict(zip(cells.NOTEBOOKS, EXPECTED[dataset], strict=True))
     minutes = sum(each[notebook] for notebook in chosen)
     if recipe:  # of which only the whole is known, and on CIFAR-100
         minutes = recipe.get("minutes") if dataset == "cifar100" else None
     about = f"{name}, {recipe['about']}" if recipe else "the notebooks' defaults"
-    time_needed = f". About {minutes} minutes on two fast CPU cores, twice that on slow ones" if minutes and not changed else ""
+    time_needed = f". About {minutes} minutes on two fast CPU cores, twice that on slow ones" if minutes and plain else ""
     print(f"{cifar100.TITLES[dataset]}: {about}{time_needed}", flush=True)
 
 

@@ -14,7 +14,8 @@ from tools.study import plan, report, training
 from tools.study.materials import Materials, code
 from tools.study.statistics import same_code
 
-RUNS_A_PROCESS = 40  # TensorFlow keeps some 30 MB of every network that it has trained: then a new process goes on
+# TensorFlow keeps some 30 MB of every network that it has trained: then a new process goes on. Windows cannot do that.
+RUNS_A_PROCESS = 40 if os.name == "posix" else None
 
 
 def main():
@@ -23,7 +24,7 @@ def main():
     )
     parser.add_argument("--smoke", action="store_true", help="on the stand-in, with a tiny network: a few minutes")
     parser.add_argument(
-        "--only", metavar="USE", help="runs of this use, or whose name has this in it, and the teachers they need"
+        "--only", metavar="USE", help="runs of this use, or whose name has this in it, with their controls and teachers"
     )
     parser.add_argument("--minutes", type=float, help="begin no run after so many minutes")
     parser.add_argument("--list", action="store_true", help="say what is done and what is missing, and stop")
@@ -48,6 +49,7 @@ def study(runs, scale, minutes=None):
     done, failed = make(runs, materials, minutes, RUNS_A_PROCESS)
     write_report(scale, materials.folder)
     if done and done + failed == RUNS_A_PROCESS:
+        sys.stdout.flush()
         rest = [] if minutes is None else ["--minutes", str(minutes - (time.perf_counter() - begun) / 60)]
         os.execv(sys.executable, [sys.executable, "-m", "tools.study", *sys.argv[1:], *rest])
     return failed

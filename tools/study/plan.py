@@ -242,9 +242,9 @@ def chosen(all_runs, only=None):
     """Return those of the runs whose use is `only` or whose name holds it, with their controls and teachers; all for None."""
     if only is None:
         return all_runs
-    named = {run.arm.name for run in all_runs if run.arm.use == only or only in run.name}
-    named |= {row.control for row in rows() if row.arm in named}
-    wanted = [run for run in all_runs if only in run.name or run.arm.name in named]
+    named = {(run.arm.name, run.seed) for run in all_runs if run.arm.use == only or only in run.name}
+    named |= {(row.control, seed) for row in rows() for arm, seed in named if row.arm == arm}
+    wanted = [run for run in all_runs if (run.arm.name, run.seed) in named]
     needed = {run.arm.fraction for run in wanted if run.arm.needs_teacher}
     return [run for run in all_runs if run in wanted or (run.arm.kept and run.arm.fraction in needed)]
 

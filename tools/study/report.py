@@ -142,7 +142,8 @@ def worth_interval(records, labels):
     Empty where there are too few seeds, or a seed whose curve does not reach what GAN images alone teach.
     """
     seeds = {record["seed"] for record in records if record["arm"] == f"{labels}-gan-alone"}
-    by_seed = [worth_of([record for record in records if record["seed"] == seed], labels) for seed in sorted(seeds)]
+    by_seed = [[record for record in records if record["seed"] == seed] for seed in sorted(seeds)]
+    by_seed = [worth_of(own, labels) for own in by_seed if len(curve(own, labels, with_gan=False)[0]) > 1]
     if len(by_seed) < statistics.SEEDS or None in by_seed:
         return ()
     mean, half = measures.mean_and_interval(np.log(by_seed))

@@ -11,6 +11,7 @@ from core import measures
 SAME_CODE = {  # digests of code that differ in nothing that a student does
     "e31138933630185f": "78f201977967769f",
     "a2e47041dde9ddf9": "78f201977967769f",
+    "9ac956544354ea11": "78f201977967769f",
 }
 SEEDS = 3  # that a row is tested with; one of fewer is screened
 
@@ -19,7 +20,7 @@ SEEDS = 3  # that a row is tested with; one of fewer is screened
 class Effect:
     """What a row's arm gains over its control, in percentage points: `mean` with half the width of its 95 % interval.
 
-    `p` is two-sided; `adjusted` is Holm's, over all rows that are tested. A row of fewer than `SEEDS` pairs is screened: its mean
+    `p` is two-sided; `adjusted` is Holm's, over all rows that have runs. A row of fewer than `SEEDS` pairs is screened: its mean
     is of the validation images, and the other three are None. `minutes` is what a run of the arm took, on average.
     """
 
@@ -85,12 +86,14 @@ def same_sources(record, control):
 
 
 def compare(records, rows):
-    """Return the effects of all rows that have a pair of records, p values adjusted over all that are tested."""
+    """Return the effects of all rows that have a pair of records, p values adjusted over all of them.
+
+    A row that was screened and not tested counts as one with a p of 1: its runs have chosen which rows are tested.
+    """
     effects = [effect(row, found) for row in rows if (found := pairs(records, row))]
-    tested = [number for number, each in enumerate(effects) if each.p is not None]
-    for number, adjusted in zip(tested, holm([effects[number].p for number in tested]), strict=True):
-        effects[number] = dataclasses.replace(effects[number], adjusted=adjusted)
-    return effects
+    adjusted = holm([1 if each.p is None else each.p for each in effects])
+    together = zip(effects, adjusted, strict=True)
+    return [each if each.p is None else dataclasses.replace(each, adjusted=value) for each, value in together]
 
 
 def effect(row, found):
