@@ -109,6 +109,18 @@ def test_only_runs_of_a_named_scale_and_committed_code_are_published(tmp_path, c
     assert bool(publish.is_of_a_named_scale(tmp_path / "record.json")) == published
 
 
+@pytest.mark.parametrize(
+    ("change", "published"),
+    [({}, True), ({"title": "CIFAR-100", "images": 45_000}, True), ({"title": "CIFAR-100", "images": 500}, False),
+     ({"title": "shapes100", "images": 4_500}, False), ({"commit": "abc-dirty-12345678"}, False)],
+)  # fmt: skip
+def test_measurements_of_part_of_the_data_are_not_published(tmp_path, change, published):
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "bench.json").write_text(json.dumps({"commit": "abc"} | change), encoding="utf-8")
+    publish.copy_measurements(tmp_path / "runs", tmp_path / "results")
+    assert (tmp_path / "results" / "bench.json").exists() == published
+
+
 def test_images_are_published_on_request_alone(project, monkeypatch):
     names = [f"class {i}" for i in range(3)]
     synthetic.save(synthetic.folder_of_run("cifar100"), np.zeros((3, 32, 32, 3), np.uint8), np.arange(3), names, {"run": "new"})

@@ -38,9 +38,7 @@ def main():
         executed = core.ROOT / "runs" / "cifar100" / "notebooks" / f"{name}.ipynb"
         if executed.exists():
             publish_notebook(executed, cells.FOLDER / f"{name}.ipynb")
-    for made in (core.ROOT / "runs" / "bench").glob("*.json"):
-        (core.ROOT / "results" / "bench").mkdir(parents=True, exist_ok=True)
-        shutil.copy(made, core.ROOT / "results" / "bench")
+    copy_measurements(core.ROOT / "runs" / "bench", core.ROOT / "results" / "bench")
     figures.gallery(core.ROOT / "results" / "cifar100" / "gallery.jpg")
     copy_study()
     pages.fill()
@@ -100,6 +98,18 @@ def is_of_a_named_scale(path):
     if named and "dirty" not in (record["commit"] or "dirty"):
         return True
     return print(f"{path.name}: not published: its parameters match no recipe, or its code was not committed")
+
+
+def copy_measurements(runs, results):
+    """Copy the records of `make bench` and `make parity`, those of committed code and of all of CIFAR-100's training images."""
+    for path in runs.glob("*.json"):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        whole = record.get("title", "CIFAR-100") == "CIFAR-100" and record.get("images", 45_000) == 45_000
+        if whole and "dirty" not in (record["commit"] or "dirty"):
+            results.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, results)
+        else:
+            print(f"{path.name}: not published: it is not of all images, or its code was not committed")
 
 
 def copy_study():
