@@ -49,13 +49,13 @@ def fit(model, batches, *, epochs, folder, resume=True, minutes=5, early_stoppin
     On several machines, which share the folder, the chief writes checkpoints, and only at the end of an epoch.
 
     Returns a dictionary: `history` (a list an epoch for each metric), `seconds` and `steps` of the whole training, its
-    `definition`, its `recipe`, which is the same for another seed and other images (eight hexadecimal digits each), and how many
-    images it was `trained_on`.
+    `definition`, its `recipe`, which is the same for another seed and other images (eight hexadecimal digits each), how many
+    images it was `trained_on`, and the notebook's parameters that it was `trained_with`.
 
     Raises `CheckpointError` where another run uses the folder, `DivergedError` at a loss that is not finite (the checkpoints
-    before it stay), `WorkerLostError`, and `ValueError` where a notebook's parameters have changed since they were checked.
+    before it stay), and `WorkerLostError`.
     """
-    parameters.check_unchanged()
+    trained_with = parameters.now()
     claim(folder)
     defined = _define(model, batches, epochs, early_stopping, callbacks, arguments)
     saver = _Saver(batches, _own_folder(Path(folder), defined), epochs, early_stopping, minutes)
@@ -85,6 +85,7 @@ def fit(model, batches, *, epochs, folder, resume=True, minutes=5, early_stoppin
     saver.restore(model)
     what = {"definition": definition.key(defined), "recipe": definition.recipe(defined)}
     what |= {"trained_on": len(batches.images)} if hasattr(batches, "images") else {}
+    what |= {"trained_with": trained_with} if trained_with else {}
     return {key: saver.state[key] for key in ("history", "seconds", "steps")} | what
 
 

@@ -82,8 +82,8 @@ def part(name, real_fraction, variant=""):
 
 
 def published(part):
-    """Return the folder's name of what is published for runs in the folder `part`: a variant has nothing of its own."""
-    return re.sub(r"-[a-z]+$", "", part)
+    """Return the names of the folders of what is published for runs in the folder `part`: a variant's own, and the plain one."""
+    return list(dict.fromkeys((part, re.sub(r"-[a-z]+$", "", part))))
 
 
 def load(name):

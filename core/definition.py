@@ -31,6 +31,7 @@ NOT_COUNTED = {
     "batches": ("epoch", "start"),
     "callback": ("folder", "model", "params"),
 }
+OF_A_RUN = ("images", "labels", "seed")  # settings of batches that differ among runs that are compared
 _MISSING = object()
 
 
@@ -72,8 +73,11 @@ def key(definition):
 
 
 def recipe(definition):
-    """Return eight hexadecimal digits: equal ones mean the same training but for its seed and its images."""
-    return key({name: value for name, value in definition.items() if name not in ("batches", "first weights")})
+    """Return eight hexadecimal digits: equal ones mean the same training but for its seed, first weights, images and labels."""
+    batches = dict(definition["batches"])
+    batches["settings"] = {name: value for name, value in batches["settings"].items() if name not in OF_A_RUN}
+    rest = {name: value for name, value in definition.items() if name != "first weights"}
+    return key(rest | {"batches": batches})
 
 
 def difference(now, before, most=3):

@@ -1,6 +1,5 @@
 """The notebooks' parameters: which values each may have, and the check that every notebook begins with."""
 
-import copy
 import re
 from pathlib import Path
 
@@ -12,25 +11,31 @@ GAN_RUN = re.compile(r"gan\w*")  # names of GAN trainings, apart from those of c
 VGG_RUN = re.compile(r"vgg16(?!\w*_gan$)\w*")  # those of notebook 2, which adds "_gan" itself
 RESNET_RUN = re.compile(r"resnet(?!\w*_imagenet$)\w*")  # those of notebook 3, which adds "_imagenet" itself
 
-LIMITS = {  # a pair of ints or of floats (an int is welcome too), a tuple of choices, `str`, `Path` or a regular expression
+# a pair of ints or of floats (an int is welcome too), a tuple of choices, `str`, a regular expression, or words in a set: one of
+# these or the path of a file
+LIMITS = {
     "DATASET": DATASETS, "REAL_FRACTION": (1e-6, 1.0), "SEED": (0, 2**31), "VARIANT": re.compile(r"[a-z]*"),
-    "PRECISION": PRECISIONS, "RESUME": (True, False), "LOGS": str, "PICTURE": Path, "EPOCHS": (1, 10_000),
+    "PRECISION": PRECISIONS, "RESUME": (True, False), "LOGS": str, "PICTURE": {""}, "EPOCHS": (1, 10_000),
     "BATCH_SIZE": (2, 4096), "LEARNING_RATE": (1e-8, 10.0), "PATIENCE": (1, 10_000),
     # GAN
     "LATENT_DIM": (1, 1024), "CHANNELS": (1, 512), "GUIDANCE": (0.0, 100.0), "MATCHING": (0.0, 100.0), "SPREAD": (0.0, 100.0),
     "CONSISTENCY": (0.0, 1000.0), "FINAL_RATE": (0.0, 1.0), "EMA_MOMENTUM": (0.0, 1.0), "AUGMENT": (True, False),
-    "JUDGE_EPOCHS": (1, 1000), "CANDIDATES": (1, 1000), "INCEPTION": Path, "IMAGES_PER_CLASS": (10, 5000), "TRAIN": (True, False),
+    "JUDGE_EPOCHS": (1, 1000), "CANDIDATES": (1, 1000), "INCEPTION": {"", "imagenet"}, "IMAGES_PER_CLASS": (10, 5000),
+    "TRAIN": (True, False),
     # classifiers
     "SYNTHETIC_PER_CLASS": (0, 5000), "SYNTHETIC_IMAGES": SOURCES, "WIDTH": (1 / 64, 4.0), "DEPTH": tuple(range(8, 1204, 6)),
     "OPTIMIZER": ("muon", "adam"), "WARMUP": (0.0, 1.0), "WEIGHT_DECAY": (0.0, 1.0), "LABEL_SMOOTHING": (0.0, 0.9),
     "CUTMIX": (0.0, 1.0),
     # ImageNet
-    "IMAGENET": (True, False), "IMAGENET_MODEL": ("MobileNetV2", "ResNet50V2", "EfficientNetV2B0"), "IMAGENET_WEIGHTS": Path,
-    "IMAGENET_SIZE": (32, 512), "IMAGENET_EPOCHS": (1, 1000), "IMAGENET_RATE": (1e-8, 1.0),
+    "IMAGENET": (True, False), "IMAGENET_MODEL": ("MobileNetV2", "ResNet50V2", "EfficientNetV2B0"),
+    "IMAGENET_WEIGHTS": {"imagenet"}, "IMAGENET_SIZE": (32, 512), "IMAGENET_EPOCHS": (1, 1000), "IMAGENET_RATE": (1e-8, 1.0),
 }  # fmt: skip
 
 
-_checked = {"values": {}, "parameters": {}}  # of the notebook in this process: its globals, and its parameters when checked
+NO_PART_OF_TRAINING = ("RUN", "RESUME", "LOGS", "PICTURE", "SYNTHETIC_IMAGES", "TRAIN", "INCEPTION")
+OF_DRAWING = ("CANDIDATES", "IMAGES_PER_CLASS")  # of images, with a finished generator
+ADVICE = "Run the cell below the parameters again, and all that follow"
+_notebook = {"values": {}, "checked": {}}  # of this process: its globals, and its parameters when they were checked
 
 
 def check_parameters(values, **limits):
@@ -45,20 +50,30 @@ def check_parameters(values, **limits):
     wrong = [f"{name} = {value!r}: expected {_in_words(limit)}" for name, value, limit in pairs if not _is_within(value, limit)]
     if wrong:
         raise ValueError("wrong parameters:\n  " + "\n  ".join(wrong))
-    _checked.update(values=values, parameters=copy.deepcopy(parameters))
+    left_out = NO_PART_OF_TRAINING + OF_DRAWING
+    _notebook.update(values=values, checked={name: value for name, value, _ in pairs if name not in left_out})
     return parameters
 
 
-def check_unchanged():
-    """Refuse to go on where a notebook's parameter has been changed since it was checked: what was made of it is out of date.
+def now():
+    """Return the parameters of the notebook in this process that decide a training; empty where there is none.
 
-    Raises `ValueError` naming all that have changed.
+    Says so where one has been changed since they were checked: what was made of it is out of date.
     """
-    values, checked = _checked["values"], _checked["parameters"]
-    changed = [f"{name}: {was!r} then, {values.get(name)!r} now" for name, was in checked.items() if values.get(name) != was]
-    if changed:
-        advice = "Run the cell below the parameters again, and all that follow"
-        raise ValueError(f"parameters have changed since they were checked. {advice}.\n  " + "\n  ".join(changed))
+    values = {name: _notebook["values"].get(name) for name in _notebook["checked"]}
+    if changed := differences(_notebook["checked"], values):
+        print(f"Changed since the parameters were checked: {changed}. {ADVICE}.")
+    return values
+
+
+def refuse_others(trained_with, recorded):
+    """Refuse to record a training under other parameters than it had. Raises `ValueError` naming all that differ."""
+    if changed := differences({name: recorded.get(name, value) for name, value in trained_with.items()}, trained_with):
+        raise ValueError(f"the record would not say what was trained: {changed}. {ADVICE}")
+
+
+def differences(checked, values):
+    return ", ".join(f"{name} was {was!r} and is {values[name]!r}" for name, was in checked.items() if values[name] != was)
 
 
 def _is_plain(value):
@@ -68,8 +83,8 @@ def _is_plain(value):
 def _is_within(value, limit):
     if limit is str:
         return isinstance(value, str)
-    if limit is Path:
-        return isinstance(value, str) and (value in ("", "imagenet") or Path(value).is_file())
+    if isinstance(limit, set):
+        return isinstance(value, str) and (value in limit or Path(value).expanduser().is_file())
     if isinstance(limit, re.Pattern):
         return isinstance(value, str) and bool(limit.fullmatch(value))
     if _is_choice(limit):
@@ -85,8 +100,8 @@ def _is_choice(limit):
 def _in_words(limit):
     if limit is str:
         return "text"
-    if limit is Path:
-        return f"the path of a file that is there, from {Path.cwd()}"
+    if isinstance(limit, set):
+        return f"{' or '.join(map(repr, sorted(limit)))}, or the path of a file that is there, as seen from {Path.cwd()}"
     if isinstance(limit, re.Pattern):
         return f"text like {limit.pattern}"
     return f"one of {limit[:10]}" if _is_choice(limit) else f"{type(limit[0]).__name__} {limit[0]} to {limit[1]}"

@@ -25,8 +25,6 @@ KEYS = {
     "parameter_count", "epochs_run", "steps", "seconds", "history",
 }  # fmt: skip
 
-NO_PART_OF_TRAINING = ("RUN", "RESUME", "LOGS", "PICTURE", "SYNTHETIC_IMAGES", "TRAIN", "INCEPTION")  # parameters
-
 # ---------------------------------------------------------------------------------------------------- folders
 
 
@@ -99,7 +97,11 @@ def _installed(package):
 
 
 def write(name, **record):
-    """Write runs/<part>/<name>.json, whole or not at all, and return its path."""
+    """Write runs/<part>/<name>.json, whole or not at all, and return its path.
+
+    Raises `ValueError` where something is missing, or where the training had other parameters than the record's.
+    """
+    parameters.refuse_others(record.pop("trained_with", {}), record.get("parameters", {}))
     record = {"name": name, **record, **environment()}
     if KEYS - record.keys():
         raise ValueError(f"record {name}: missing {sorted(KEYS - record.keys())}")
@@ -138,8 +140,10 @@ def evaluate_and_write(name, trained, run, data, train, validation, **record):
     The file is runs/<part>/<name>.keras (core/export.py). `run` is what `checkpoints.fit` returned; `train` and `validation` are
     indices. It reads the test split.
     """
-    parameters.check_unchanged()
-    check_images(run, len(train) + 100 * record["synthetic_per_class"])
+    parameters.refuse_others(run.get("trained_with", {}), record["parameters"])
+    expected = len(train) + 100 * record["synthetic_per_class"]
+    if run.get("trained_on", expected) != expected:
+        print(f"{name}: trained on {run['trained_on']:,} images. The parameters say {expected:,}: did you change that by hand?")
     file = export.save(trained, _folder_of({"dataset": data.name} | record) / f"{name}.keras")
     saved = keras.saving.load_model(file)  # what others will use, so what is measured
     scores, probabilities = measures.evaluate(saved, data, train, validation)
@@ -151,15 +155,6 @@ def evaluate_and_write(name, trained, run, data, train, validation, **record):
     printed = (f"{key} {value:.4f} " for key, value in scores.items() if key != "test_by_class")
     print(f"{name:10}", *printed, f"{run['seconds'] / 60:.1f} min")
     return probabilities
-
-
-def check_images(run, expected):
-    """Refuse a training of more or fewer images than its record would say. Raises `DataError`."""
-    if (found := run.get("trained_on", expected)) != expected:
-        raise cifar100.DataError(
-            f"the network was trained on {found:,} images, and the parameters say {expected:,}: "
-            "run the cells that load and merge them again, and all that follow"
-        )
 
 
 def read(part, published=False):
@@ -202,7 +197,7 @@ def study_effects():
 
 def find(part, name):
     """Return the path of a file of this machine's runs or, where there is none, of the published ones."""
-    folders = run_folder(part), core.ROOT / "results" / cifar100.published(part)
+    folders = run_folder(part), *(core.ROOT / "results" / each for each in cifar100.published(part))
     for folder in folders:
         if (folder / name).exists():
             return folder / name
@@ -247,21 +242,22 @@ def comparison_table(records):
 
 def parameters_but(record, *names):
     """Return a record's parameters without those named, and without those that change no training."""
-    return {key: value for key, value in record["parameters"].items() if key not in (*NO_PART_OF_TRAINING, *names)}
+    left_out = *parameters.NO_PART_OF_TRAINING, *names
+    return {key: value for key, value in record["parameters"].items() if key not in left_out}
 
 
 def groups(runs):
     """Return lists of classifiers' records that differ in their seed alone: same model, parameters, images, code, precision."""
     found = {}
     for run in sorted(runs, key=lambda run: run["seed"]):
-        keys = ("model", "synthetic_per_class", "synthetic_digest", "precision", "replicas", "whose")
+        keys = ("model", "synthetic_per_class", "synthetic_digest", "precision", "replicas", "trained_on", "whose")
         kind = [recipe_of(run), [run.get(key) for key in keys], parameters_but(run, "SEED")]
         found.setdefault(json.dumps(kind, sort_keys=True), []).append(run)
     return list(found.values())
 
 
 def recipe_of(run):
-    """Return what names a run's network, code and all else but seed and images: a digest or, in older records, the commit."""
+    """Return what names a run's network, code and all else but its seed and images: a digest or, before these, the commit."""
     return run.get("recipe") or run.get("commit")
 
 

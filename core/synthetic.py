@@ -1,10 +1,12 @@
 """Folders of synthetic images, one PNG an image: written, found, read and checked."""
 
+import hashlib
 import json
-import os
 import shutil
+import tempfile
 from pathlib import Path
 
+import filelock
 import numpy as np
 from PIL import Image
 
@@ -23,7 +25,8 @@ def folder_of_run(part):
 
 def choose(part, source="auto"):
     """Return a folder of images, and in words whose they are: "own" ones, "published" ones, or "auto": own ones if any."""
-    own, published = folder_of_run(part), core.ROOT / "synthetic_images" / cifar100.published(part)
+    own, folders = folder_of_run(part), [core.ROOT / "synthetic_images" / each for each in cifar100.published(part)]
+    published = next((folder for folder in folders if folder.is_dir()), folders[-1])
     if source == "own" or (source == "auto" and own.is_dir()):
         return own, "your own, drawn by notebook 1 on this machine"
     return published, "the published ones"
@@ -34,8 +37,16 @@ def save(folder, images, labels, class_names, manifest):
     if not devices.is_chief():
         return
     folder = Path(folder)
-    partial, before = (folder.with_name(f".{folder.name}.{os.getpid()}.{word}") for word in ("partial", "before"))
-    shutil.rmtree(partial, ignore_errors=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    name = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
+    with filelock.FileLock(Path(tempfile.gettempdir()) / f"{name}.lock"):  # one process at a time; the last one's images stay
+        _save(folder, images, labels, class_names, manifest)
+
+
+def _save(folder, images, labels, class_names, manifest):
+    partial, before = (folder.with_name(f".{folder.name}.{word}") for word in ("partial", "before"))
+    for left_by_a_killed_run in (partial, before):
+        shutil.rmtree(left_by_a_killed_run, ignore_errors=True)
     for label in np.unique(labels):
         (partial / class_names[label]).mkdir(parents=True)
         for i, image in enumerate(images[labels == label]):

@@ -16,7 +16,7 @@ import keras
 import numpy as np
 import pytest
 
-from core import checkpoints, definition, fast, parameters
+from core import checkpoints, definition, fast, parameters, records
 from core.batches import Batches
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -135,7 +135,8 @@ def test_a_recipe_is_the_same_for_other_seeds_and_images_alone():
     same = recipe()
     assert recipe(model=tiny_model(seed=1)) == same
     assert recipe(batches=tiny_batches(seed=2)) == same
-    assert recipe(batches=Batches(images, labels, batch_size=32, seed=1, classes=4)) == same
+    assert recipe(batches=Batches(images, labels, batch_size=32, seed=1, classes=4, steps=10)) == same
+    assert recipe(batches=tiny_batches(pad=0)) != same
     for other in ({"model": tiny_model(activation="tanh")}, {"model": tiny_model(rate=1e-3)}, {"epochs": 6}):
         assert recipe(**other) != same
 
@@ -146,15 +147,23 @@ def test_a_training_knows_how_many_images_it_saw(finished):
     assert run["recipe"] != run["definition"]
 
 
-def test_parameters_that_were_changed_after_their_check_are_refused(tmp_path):
-    notebook = {"EPOCHS": 5}
-    parameters.check_parameters(notebook)
-    notebook["EPOCHS"] = 3
-    with pytest.raises(ValueError, match=r"(?s)the cell below the parameters again.*EPOCHS: 5 then, 3 now"):
-        train(tmp_path)
-    assert not list(tmp_path.iterdir())
-    parameters.check_parameters(notebook)
-    parameters.check_unchanged()
+def test_a_record_that_would_not_say_what_was_trained_is_refused(tmp_path, capsys):
+    """A reader edits a parameter and runs some of the cells that use it."""
+    notebook = {"EPOCHS": 5, "WIDTH": 0.25, "CANDIDATES": 4, "N": 3, "PICTURE": ""}
+    then = parameters.check_parameters(notebook)
+    notebook |= {"EPOCHS": 3, "CANDIDATES": 1, "N": np.zeros(3), "PICTURE": "a.png"}  # those after the first change no training
+    parameters._notebook["values"] = notebook  # as in a notebook, whose globals are one dictionary
+    _, run = train(tmp_path)
+    said = "EPOCHS was 5 and is 3. Run the cell below the parameters again"
+    assert f"Changed since the parameters were checked: {said}" in capsys.readouterr().out
+    assert run["trained_with"] == {"EPOCHS": 3, "WIDTH": 0.25}
+    with pytest.raises(ValueError, match="the record would not say what was trained: EPOCHS was 5 and is 3"):
+        records.write("vgg16", parameters=then, **run)
+    now = parameters.check_parameters(notebook | {"WIDTH": 0.5, "N": 1, "PICTURE": ""})  # and the cell of the training is not run
+    with pytest.raises(ValueError, match="WIDTH was 0.5 and is 0.25"):
+        records.write("vgg16", parameters=now, **run)
+    parameters.check_parameters({})
+    assert "trained_with" not in train(tmp_path)[1]
 
 
 def test_resume_false_starts_anew(tmp_path, whole):

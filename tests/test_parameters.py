@@ -40,8 +40,13 @@ def test_a_file_is_there_before_hours_of_training(tmp_path, monkeypatch):
     for value in ("", "cat.jpg", str(tmp_path / "cat.jpg")):
         check_parameters({"PICTURE": value})
     check_parameters({"INCEPTION": "imagenet"})
-    with pytest.raises(ValueError, match=f"PICTURE = 'dog.jpg': expected the path of a file that is there, from {tmp_path}"):
-        check_parameters({"PICTURE": "dog.jpg"})
+    monkeypatch.setenv("HOME", str(tmp_path))
+    check_parameters({"PICTURE": "~/cat.jpg"})
+    for name, value in (("PICTURE", "dog.jpg"), ("PICTURE", "imagenet"), ("IMAGENET_WEIGHTS", "")):
+        with pytest.raises(
+            ValueError, match=f"{name} = '{value}': expected '.*', or the path of a file that is there, as seen from"
+        ):
+            check_parameters({name: value})
 
 
 def test_all_wrong_parameters_are_named_at_once():

@@ -1,6 +1,7 @@
 """Synthetic images: saved, loaded, refused and merged."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -37,16 +38,14 @@ def test_saving_replaces_an_earlier_set(tmp_path, drawn):
     assert [path.name for path in tmp_path.iterdir()] == ["set"]
 
 
-def test_two_processes_that_save_do_not_meet(tmp_path, drawn, monkeypatch):
-    """Each writes a folder of its own; the last one stays."""
+def test_two_runs_that_save_at_once_do_not_meet(tmp_path, drawn):
+    """One waits for the other, and what a killed one left is taken away."""
     images, labels = drawn
-    half = tmp_path / ".set.1.partial" / NAMES[0]
-    half.mkdir(parents=True)
-    synthetic.save(tmp_path / "set", images, labels, NAMES, {"run": "a"})
-    assert half.is_dir()
-    synthetic.save(tmp_path / "set", images, labels, NAMES, {"run": "b"})
-    assert synthetic.read_manifest(tmp_path / "set")["run"] == "b"
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".set.1.partial", "set"]
+    (tmp_path / ".set.partial" / NAMES[0]).mkdir(parents=True)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda run: synthetic.save(tmp_path / "set", images, labels, NAMES, {"run": run}), range(4)))
+    assert len(synthetic.load(tmp_path / "set", NAMES)[0]) == len(images)
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]
 
 
 def test_other_sizes_and_modes_are_made_right(tmp_path, capsys):

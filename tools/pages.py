@@ -132,8 +132,10 @@ def verdict(differences, words=("they help.", "no measurable effect.", "they har
     if len(differences) < 2:
         return "one seed cannot tell."
     mean, half = measures.mean_and_interval(differences)
-    if abs(mean) <= half or adjusted >= 0.05:
+    if abs(mean) <= half:
         return words[1]
+    if adjusted >= 0.05:
+        return f"{words[1][:-1]} after correction for all rows of the study."
     return words[0] if mean > 0 else words[2]
 
 

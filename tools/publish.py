@@ -52,21 +52,14 @@ def copy_results(runs, results):
     results.mkdir(parents=True, exist_ok=True)
     first = [path for path in kept if json.loads(path.read_text(encoding="utf-8"))["seed"] == 0]  # other seeds are but numbers
     shown = {path.stem.removesuffix("_gan") for path in first} | {"comparison", "pairs"}
-    private = {f"{run}_picture.png" for run in map(of_a_picture_of_yours, first) if run}
     known = shown | {path.stem.removesuffix("_gan") for path in kept}
     for path in (*runs.glob("*.png"), *runs.glob("*_generator.keras")):
         owners = [stem for stem in known if f"{path.stem}_".startswith(f"{stem}_")]
-        if max(owners, key=len, default="") in shown and path.name not in private:
+        if max(owners, key=len, default="") in shown:
             shutil.copy(path, results)
     for path in kept:
         shutil.copy(path, results)
     copy_best_classifier([path for path in first if path.with_suffix(".keras").exists()], results)
-
-
-def of_a_picture_of_yours(path):
-    """Return the name of a record's run if it classified a picture that is not the project's."""
-    record = json.loads(path.read_text(encoding="utf-8"))
-    return record["parameters"].get("PICTURE") and record["parameters"]["RUN"]
 
 
 def copy_best_classifier(found, results, largest=20e6):
@@ -87,7 +80,10 @@ def copy_best_classifier(found, results, largest=20e6):
 
 
 def is_of_a_named_scale(path):
-    """Whether a record is of committed code, with the notebook's defaults or a recipe's parameters; says so if not."""
+    """Whether a record is of committed code, with the notebook's defaults or a recipe's parameters; says so if not.
+
+    One with a picture of somebody's own is not: its path stands in the record, and its content in a figure.
+    """
     record = json.loads(path.read_text(encoding="utf-8"))
     defaults = cells.parameters(record["notebook"])
     scales = [defaults | recipe.get("parameters", {}) | recipe.get(record["notebook"], {})
@@ -95,9 +91,10 @@ def is_of_a_named_scale(path):
     own, seed = records.parameters_but(record, "SEED"), record["parameters"].get("SEED", 0)
     names = [scale for scale in scales if record["parameters"].get("RUN") in (None, run.name_of_run(scale["RUN"], seed))]
     named = any(all(scale.get(name) == value for name, value in own.items()) for scale in names)
-    if named and "dirty" not in (record["commit"] or "dirty"):
+    if named and "dirty" not in (record["commit"] or "dirty") and not record["parameters"].get("PICTURE"):
         return True
-    return print(f"{path.name}: not published: its parameters match no recipe, or its code was not committed")
+    words = "its parameters match no recipe, its code was not committed, or it shows a picture of yours"
+    return print(f"{path.name}: not published: {words}")
 
 
 def copy_measurements(runs, results):
@@ -131,7 +128,8 @@ def copy_study():
     made = plan.listed(records.read("study", published=True).values())
     if not made:
         return
-    report.figure(made, results / "worth.png")
+    if kept:
+        report.figure(made, results / "worth.png")
     report.write_effects(made, results / "effects.csv")
 
 

@@ -33,7 +33,7 @@ def main():
     parser.add_argument("recipe", nargs="?", choices=named, help="; ".join(f"{n}: {r['about']}" for n, r in named.items()))
     parser.add_argument("--dataset", choices=cifar100.DATASETS, help="cifar100 where it can be had, else shapes100")
     parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="override a parameter")
-    parser.add_argument("--seeds", nargs="+", type=int, help="a training a seed, of one GAN; all but 0 have it in their names")
+    parser.add_argument("--seeds", nargs="+", type=int, help="train once for each seed; names end in the seed, but for 0")
     parser.add_argument("--only", choices=cells.NOTEBOOKS, help="run this notebook alone")
     arguments = parser.parse_args()
     given = {name: literal(value) for name, value in arguments.p}
@@ -100,7 +100,8 @@ def parameters_of(notebook, recipe, given, dataset, seed=None):
 
 def from_here(value):
     """Return a value that names a file by its whole path: notebooks are run in a folder of their own."""
-    return str(Path(value).resolve()) if isinstance(value, str) and Path(value).suffix and Path(value).is_file() else value
+    is_path = isinstance(value, str) and Path(value).suffix
+    return str(Path(value).expanduser().resolve()) if is_path and Path(value).expanduser().is_file() else value
 
 
 def name_of_run(run, seed):

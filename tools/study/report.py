@@ -139,11 +139,16 @@ def worth_of(records, labels):
 def worth_interval(records, labels):
     """Return the 95 % interval of that number (low, high), of the seeds' own, in the logarithm.
 
-    Empty where there are too few seeds, or a seed whose curve does not reach what GAN images alone teach.
+    Empty where fewer than three seeds have the two points of the curve that the number lies between, or where one's curve does
+    not reach what its GAN images alone teach.
     """
+    if not (number := worth_of(records, labels)):
+        return ()
+    real, _, _ = curve(records, labels, with_gan=False)
+    around = {max(each for each in real if each < number), min(each for each in real if each >= number)}
     seeds = {record["seed"] for record in records if record["arm"] == f"{labels}-gan-alone"}
     by_seed = [[record for record in records if record["seed"] == seed] for seed in sorted(seeds)]
-    by_seed = [worth_of(own, labels) for own in by_seed if len(curve(own, labels, with_gan=False)[0]) > 1]
+    by_seed = [worth_of(own, labels) for own in by_seed if around <= {*curve(own, labels, with_gan=False)[0]}]
     if len(by_seed) < statistics.SEEDS or None in by_seed:
         return ()
     mean, half = measures.mean_and_interval(np.log(by_seed))
