@@ -45,6 +45,13 @@ def test_readme_is_short_and_its_links_lead_somewhere():
 )
 def test_the_verdict_follows_from_the_interval(differences, words):
     assert words in pages.verdict(differences)
+    assert "after correction" not in pages.verdict(differences)
+
+
+def test_the_verdict_of_one_row_of_many_heeds_the_others():
+    assert pages.verdict([1.0, 1.1, 0.9], adjusted=0.049) == "they help."
+    assert pages.verdict([1.0, 1.1, 0.9], adjusted=0.05) == "no measurable effect after correction for all rows of the study."
+    assert pages.verdict([-1.0, 0.9, 0.2], adjusted=0.9) == "no measurable effect."
 
 
 def test_a_text_goes_between_its_marks_alone():

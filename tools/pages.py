@@ -105,12 +105,12 @@ def study_answer(real=400):
         return ""
     with_gan, without, differences = compared(made, gain.row)
     text = f"""**Beside {real} real images: {verdict(differences, adjusted=gain.adjusted)}**
-With GAN images beside them, a student with a teacher's labels names {with_gan:.1f} % of the test images.
+With them, a student of a teacher's labels names {with_gan:.1f} % of the test images.
 Without them it names {without:.1f} %. {records.mean_in_words(differences)}
 """
     if rival := effects.get((beside, changed)):
         _, accuracy, gains = compared(made, rival.row)
-        text += f"""With the photographs under a stronger augmentation in their place it names {accuracy:.1f} %.
+        text += f"""With the real images under a stronger augmentation in their place it names {accuracy:.1f} %.
 {verdict(gains, RIVAL, rival.adjusted)} {records.mean_in_words(gains)}
 """
     scores = ".\n".join(words for labels in report.CURVES if (words := report.worth_in_words(made, labels)))
