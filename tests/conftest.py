@@ -12,7 +12,10 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 os.environ.setdefault("MPLBACKEND", "Agg")
-CIFAR100_DIR = os.environ.pop("CIFAR100_DIR", None)  # for the one test that asks for the real data where they are at hand
+# for the one test that asks for the real data where they are at hand; pytest's workers inherit it under another name
+CIFAR100_DIR = os.environ.pop("CIFAR100_DIR", os.environ.get("REAL_CIFAR100_DIR"))
+if CIFAR100_DIR:
+    os.environ["REAL_CIFAR100_DIR"] = CIFAR100_DIR
 
 PROCESSOR = Path("/proc/cpuinfo").read_text(encoding="utf-8") if Path("/proc/cpuinfo").exists() else "avx512f"
 HAS_AVX512 = "avx512f" in PROCESSOR
