@@ -160,7 +160,7 @@ def test_a_run_s_file_comes_before_the_published_one(project):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
         assert records.find("cifar100", "x.keras") == path
-    assert records.find("cifar100-gpu", "x.keras") == published  # a variant has nothing published of its own
+    assert records.find("cifar100-gpu", "x.keras") == published  # this variant has nothing published of its own
     assert cifar100.published("cifar100-0.1-gpu") == ["cifar100-0.1-gpu", "cifar100-0.1"]
     assert cifar100.published("shapes100") == ["shapes100"]
 

@@ -29,6 +29,7 @@ from tools.study import (
     report,
     robust,
     statistics,
+    stronger,
     tail,
     training,
     unchosen,
@@ -210,9 +211,9 @@ def test_controls_are_real_images_or_noise(world):
     known = {image.tobytes(): label for image, label in zip(photographs, own, strict=True)}
     duplicates, labels = mixed.duplicates(arm, 0, world)
     assert [known[image.tobytes()] for image in duplicates] == labels.tolist()
-    stronger = mixed.extra_part(dataclasses.replace(arm, source="stronger"), 0, world, 8)
-    assert stronger.is_real
-    once, again = (Mixture([stronger], 0, 4)[step][0] for step in (0, 0))
+    changed_more = mixed.extra_part(dataclasses.replace(arm, source="stronger"), 0, world, 8)
+    assert changed_more.is_real
+    once, again = (Mixture([changed_more], 0, 4)[step][0] for step in (0, 0))
     assert np.array_equal(once, again)
     assert not any(image.tobytes() in known for image in once)
     changed = mixed.changed_more(np.full((500, 32, 32, 3), 200, np.uint8), np.random.default_rng(0))
@@ -263,9 +264,7 @@ def test_distillation_learns_the_teacher_s_probabilities_and_no_label(world):
 
 
 def test_gan_images_are_changed_as_much_as_the_real_ones_in_their_place(world):
-    model, student, batches = importlib.import_module("tools.study.stronger").prepare(
-        ARMS["distilled-400-gan-stronger"], 0, world
-    )
+    model, student, batches = stronger.prepare(ARMS["distilled-400-gan-stronger"], 0, world)
     real, other = batches.parts
     control = mixed.prepare(ARMS["distilled-400-stronger"], 0, world)[2].parts
     assert [(part.count, part.change) for part in (real, other)] == [(part.count, part.change) for part in control]

@@ -91,10 +91,15 @@ def is_of_a_named_scale(path):
     own, seed = records.parameters_but(record, "SEED"), record["parameters"].get("SEED", 0)
     names = [scale for scale in scales if record["parameters"].get("RUN") in (None, run.name_of_run(scale["RUN"], seed))]
     named = any(all(scale.get(name) == value for name, value in own.items()) for scale in names)
-    if named and "dirty" not in (record["commit"] or "dirty") and not record["parameters"].get("PICTURE"):
+    if named and is_committed(record) and not record["parameters"].get("PICTURE"):
         return True
     words = "its parameters match no recipe, its code was not committed, or it shows a picture of yours"
     return print(f"{path.name}: not published: {words}")
+
+
+def is_committed(record):
+    """Whether a record is of code that others have: a commit, and nothing besides."""
+    return "dirty" not in (record["commit"] or "dirty")
 
 
 def copy_measurements(runs, results):
@@ -102,7 +107,7 @@ def copy_measurements(runs, results):
     for path in runs.glob("*.json"):
         record = json.loads(path.read_text(encoding="utf-8"))
         whole = record.get("title", "CIFAR-100") == "CIFAR-100" and record.get("images", 45_000) == 45_000
-        if whole and "dirty" not in (record["commit"] or "dirty"):
+        if whole and is_committed(record):
             results.mkdir(parents=True, exist_ok=True)
             shutil.copy(path, results)
         else:
@@ -111,18 +116,18 @@ def copy_measurements(runs, results):
 
 def copy_study():
     """Copy the study's records, those of committed code and of the list as it is, and its teachers; draw its figure anew."""
-    kept = []
+    kept = {}
     for path in sorted((core.ROOT / "runs" / "study").glob("*.json")):
         record = json.loads(path.read_text(encoding="utf-8"))
-        if "dirty" in (record["commit"] or "dirty") or not plan.listed([record]):
-            print(f"{path.name}: not in the list, or of code that is not committed: not published")
+        if is_committed(record) and plan.listed([record]):
+            kept[path] = record
         else:
-            kept.append(path)
+            print(f"{path.name}: not in the list, or of code that is not committed: not published")
     results = core.ROOT / "results" / "study"
-    for path in kept:
+    for path, record in kept.items():
         results.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, results)
-        teacher = path.with_name(f"{json.loads(path.read_text(encoding='utf-8'))['arm']}.keras")  # no other arm has a network
+        teacher = path.with_name(f"{record['arm']}.keras")  # no other arm has a network
         if teacher.exists():
             shutil.copy(teacher, results)
     made = plan.listed(records.read("study", published=True).values())

@@ -100,8 +100,8 @@ def parameters_of(notebook, recipe, given, dataset, seed=None):
 
 def from_here(value):
     """Return a value that names a file by its whole path: notebooks are run in a folder of their own."""
-    is_path = isinstance(value, str) and Path(value).suffix
-    return str(Path(value).expanduser().resolve()) if is_path and Path(value).expanduser().is_file() else value
+    path = Path(value).expanduser() if isinstance(value, str) else Path()
+    return str(path.resolve()) if path.suffix and path.is_file() else value
 
 
 def name_of_run(run, seed):

@@ -89,10 +89,7 @@ def make(runs, materials, minutes=None, most=None):
             failed += 1
             print(f"FAILED {run.name}: {error}", flush=True)
             continue
-        now = {
-            "use_code": use_codes[run.arm.use],
-            "peak_memory_mb": records.peak_memory_mb(),
-        }  # of the training, not of the start
+        now = {"use_code": use_codes[run.arm.use], "peak_memory_mb": records.peak_memory_mb()}  # memory: not that of the start
         training.finish(run, materials, record, environment | now)
         made[run.name], done = record, done + 1
         took = f"validation {100 * record['val_accuracy']:.1f} %, {record['total_seconds']:.0f} s"

@@ -41,14 +41,9 @@ SMOKE = Scale(
     gan_images=1_000, candidates=2, attack_images=20,
 )  # fmt: skip
 SECONDS_A_STEP = 0.15  # of a plain student at full scale on two fast cores: an estimate until there are records
-COST = {
-    "mixed": 1.0,
-    "distilled": 1.35,
-    "stronger": 1.5,
-    "unchosen": 1.35,
-    "beside": 1.6,
-    "robust": 4.0,
-}  # a step's seconds over a plain student's
+COST = {  # a step's seconds over a plain student's
+    "mixed": 1.0, "distilled": 1.35, "stronger": 1.5, "unchosen": 1.35, "beside": 1.6, "robust": 4.0,
+}  # fmt: skip
 
 DISTILLS = ("distilled", "stronger", "unchosen")  # uses whose students learn a teacher's probabilities
 

@@ -3,9 +3,7 @@
 import dataclasses
 import functools
 
-from tools.study import training
-from tools.study.batches import Mixture, Part, one_hot
-from tools.study.distilled import Distillation
+from tools.study import distilled
 from tools.study.materials import Materials
 
 
@@ -17,13 +15,8 @@ def every_candidate(scale):
 
 def prepare(arm, seed, materials):
     """Return the model that is trained, the student that is measured, and the batches."""
-    scale = materials.scale
-    images, labels = every_candidate(scale).generated(arm.fraction)
-    student = training.build(scale, images, seed)
-    batches = Mixture(
-        [Part(images, one_hot(labels), scale.batch_size, is_real=False)], seed, training.steps_an_epoch(arm, scale), scale.cutmix
-    )
-    return Distillation(student, materials.teacher(arm.fraction), scale.temperature), student, batches
+    own = every_candidate(materials.scale)
+    return distilled.prepare(dataclasses.replace(arm, source="gan", extra=own.scale.gan_images), seed, own)
 
 
 def measure(arm, network, data, scale):
