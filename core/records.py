@@ -15,6 +15,7 @@ from importlib import metadata
 from pathlib import Path
 
 import keras
+import numpy as np
 
 import core
 from core import cifar100, devices, export, measures, parameters
@@ -290,13 +291,13 @@ def paired_groups(runs):
         own = {run["name"]: run for run in runs if run.get("whose") == whose}
         for name in [name for name in own if name.endswith("_gan") and name.removesuffix("_gan") in own]:
             pairs, named = gan_pairs(own, name), label(own[name.removesuffix("_gan")])
-            if pairs[0] and pairs not in found.values():
+            if pairs and pairs not in found.values():
                 found[f"{named}, {name}" if named in found else named] = pairs
     return found
 
 
 def gan_pairs(records, mixed):
-    """Return the seeds of all pairs of trainings like `mixed`, and their test accuracies with and without GAN images.
+    """Return all pairs of trainings like `mixed`, by seed: the record with GAN images and that without.
 
     `records` is a dictionary by name; the record named `mixed` is of a training with GAN images. Alike are trainings of the same
     code, precision and number of devices, with the same parameters but for seed and name, and with the same GAN images.
@@ -316,9 +317,14 @@ def gan_pairs(records, mixed):
 
     names = [name for name in records if name.endswith("_gan") and name.removesuffix("_gan") in records]
     names = sorted((name for name in names if like_mixed(name) and alike(name)), key=lambda name: records[name]["seed"])
-    ends = {"with GAN images": "", "without": "_gan"}
-    accuracy = {key: [records[name.removesuffix(end)]["test_accuracy"] for name in names] for key, end in ends.items()}
-    return [records[name]["seed"] for name in names], accuracy
+    return [(records[name], records[name.removesuffix("_gan")]) for name in names]
+
+
+def accuracies(pairs):
+    """Return the seeds of pairs of records, and their test accuracies with and without GAN images."""
+    sides = "with GAN images", "without"
+    accuracy = {side: [pair[i]["test_accuracy"] for pair in pairs] for i, side in enumerate(sides)}
+    return [pair[0]["seed"] for pair in pairs], accuracy
 
 
 def pairs_table(seeds, accuracy):
@@ -332,6 +338,17 @@ def pairs_table(seeds, accuracy):
 def differences(accuracy):
     """Return the first less the second of two lists of paired accuracies (fractions of 1), in percentage points."""
     return [100 * (one - other) for one, other in zip(*accuracy.values(), strict=True)]
+
+
+def class_changes(pairs):
+    """Return what GAN images change in each class, a mean (classes,) over pairs of records, and what seeds alone do to it.
+
+    Both are test accuracies in percentage points. The second is half the width of the band that holds 95 % of the means if GAN
+    images change nothing: the spread over seeds, pooled over classes. One pair has no such spread, so there it is None.
+    """
+    changes = 100 * np.array([np.subtract(*(run["test_by_class"] for run in pair)) for pair in pairs])
+    chance = 1.96 * float(np.sqrt(changes.var(axis=0, ddof=1).mean() / len(pairs))) if len(pairs) > 1 else None
+    return changes.mean(axis=0), chance
 
 
 def mean_in_words(differences):

@@ -111,7 +111,7 @@ def test_chain_draws_every_figure_and_the_table(chain):
     results = chain[0] / "runs" / PART
     expected = (
         "gan_losses gan_learning gan_samples gan_nearest gan_classes vgg16_curves "
-        "vgg16_confusion vgg16_classes vgg16_change vgg16_picture resnet_curves comparison pairs"
+        "vgg16_confusion vgg16_classes vgg16_picture resnet_curves comparison pairs changes"
     )
     assert {path.stem for path in results.glob("*.png")} == set(expected.split())
     assert (results / "comparison.md").read_text(encoding="utf-8").count("\n") == 5

@@ -5,6 +5,7 @@ import subprocess
 from pathlib import Path
 
 import keras
+import numpy as np
 import pytest
 
 from core import cifar100, records
@@ -95,6 +96,10 @@ def training(seed, accuracy, run="vgg16", images=None, **others):
     return {"seed": seed, "test_accuracy": accuracy, "parameters": parameters, "synthetic_digest": images} | code
 
 
+def seeds_of(made, mixed):
+    return [run["seed"] for run, _ in records.gan_pairs(made, mixed)]
+
+
 def test_pairs_are_alike_but_for_seed_and_name():
     made = {"resnet": training(0, 0.4), "gan": {"seed": 0, "parameters": {}}, "vgg16": training(0, 0.50)}
     made |= {"vgg16_gan": training(0, 0.51, images="a"), "vgg16_seed1": training(1, 0.52, "vgg16_seed1")}
@@ -102,8 +107,10 @@ def test_pairs_are_alike_but_for_seed_and_name():
     for name, others in {"wide": {"WIDTH": 0.5}, "other": {"images": "b"}}.items():
         made[f"vgg16_{name}"] = training(3, 0.6, name, **{key: others[key] for key in others.keys() - {"images"}})
         made[f"vgg16_{name}_gan"] = training(3, 0.7, name, **{"images": "a"} | others)
-    assert records.gan_pairs(made, "vgg16_gan") == ([0, 1], {"with GAN images": [0.51, 0.55], "without": [0.50, 0.52]})
-    assert records.gan_pairs(made, "vgg16_wide_gan")[0] == [3]
+    pairs = records.gan_pairs(made, "vgg16_gan")
+    assert pairs == [(made["vgg16_gan"], made["vgg16"]), (made["vgg16_seed1_gan"], made["vgg16_seed1"])]
+    assert records.accuracies(pairs) == ([0, 1], {"with GAN images": [0.51, 0.55], "without": [0.50, 0.52]})
+    assert seeds_of(made, "vgg16_wide_gan") == [3]
 
 
 @pytest.mark.parametrize("key", ["commit", "recipe", "precision", "replicas"])
@@ -111,18 +118,35 @@ def test_pairs_are_alike_but_for_seed_and_name():
 def test_pairs_of_other_code_or_precision_are_not_averaged(key, which):
     records_by_name = {"vgg16": training(0, 0.5), "vgg16_gan": training(0, 0.51, images="a")}
     records_by_name |= {"vgg16_seed1": training(1, 0.5), "vgg16_seed1_gan": training(1, 0.51, images="a")}
-    assert records.gan_pairs(records_by_name, "vgg16_gan")[0] == [0, 1]
+    assert seeds_of(records_by_name, "vgg16_gan") == [0, 1]
     for name in which:
         records_by_name[name][key] = "other"
-    assert records.gan_pairs(records_by_name, "vgg16_gan")[0] == [0]
+    assert seeds_of(records_by_name, "vgg16_gan") == [0]
 
 
 @pytest.mark.parametrize("change", [{"EPOCHS": 1}, {"WIDTH": 0.5}])
 def test_a_plain_training_of_other_parameters_is_no_partner(change):
     made = {"vgg16": training(0, 0.1, SYNTHETIC_PER_CLASS=0, **change), "vgg16_gan": training(0, 0.6, images="a", EPOCHS=12)}
-    assert records.gan_pairs(made, "vgg16_gan")[0] == []
+    assert seeds_of(made, "vgg16_gan") == []
     made["vgg16"] = training(0, 0.5, SYNTHETIC_PER_CLASS=0, EPOCHS=12)
-    assert records.gan_pairs(made, "vgg16_gan")[0] == [0]
+    assert seeds_of(made, "vgg16_gan") == [0]
+
+
+def test_the_change_of_a_class_is_told_from_what_seeds_do():
+    """200 classes of which one gains 20 points; the others change by chance, and 5 % of them by more than the band."""
+    rng = np.random.default_rng(0)
+    effect = np.r_[0.2, np.zeros(199)]
+    pairs = [
+        ({"test_by_class": 0.5 + effect + rng.normal(0, 0.03, 200)}, {"test_by_class": 0.5 + rng.normal(0, 0.03, 200)})
+        for _ in range(4)
+    ]
+    change, chance = records.class_changes(pairs)
+    assert chance == pytest.approx(1.96 * 100 * 0.03 * (2 / 4) ** 0.5, rel=0.1)
+    assert change[0] == pytest.approx(20, abs=2 * chance)
+    assert 0.02 < np.mean(np.abs(change[1:]) > chance) < 0.08
+    one, none = records.class_changes(pairs[:1])
+    assert none is None
+    assert one == pytest.approx(100 * (pairs[0][0]["test_by_class"] - pairs[0][1]["test_by_class"]))
 
 
 def test_pairs_table_counts_in_percentage_points_and_gives_an_interval():
@@ -194,8 +218,8 @@ def test_pairs_are_found_for_each_network_and_owner():
     made = [run | {"model": "m", "epochs_run": 12, "synthetic_per_class": 0, "whose": "published"} for run in made]
     yours = [run | {"whose": "yours"} for run in made[1::2]]
     found = records.paired_groups([*made, *yours])
-    assert found["m, 12 epochs, Adam (published)"] == ([1, 2], {"with GAN images": [0.6, 0.6], "without": [0.5, 0.5]})
-    assert found["m, 12 epochs, Adam (yours)"][0] == [2]
+    assert found["m, 12 epochs, Adam (published)"] == [(made[2], made[0]), (made[3], made[1])]
+    assert [run["seed"] for run, _ in found["m, 12 epochs, Adam (yours)"]] == [2]
     assert records.paired_groups(made[:2]) == {}
     others = [run | {"synthetic_digest": "b", "test_accuracy": 0.7} if run["name"].endswith("_gan") else run for run in made]
     others = [run | {"name": run["name"].replace("seed", "more"), "whose": "published"} for run in others]

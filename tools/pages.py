@@ -82,7 +82,7 @@ def gans(part):
 def answer():
     """Return the answer to the project's question, as far as the published records go."""
     published = records.read("cifar100", published=True)
-    _, accuracy = records.gan_pairs(published, "vgg16_gan")
+    _, accuracy = records.accuracies(records.gan_pairs(published, "vgg16_gan"))
     with_gan, without = (100 * statistics.mean(values) for values in accuracy.values())
     differences = records.differences(accuracy)
     mixed = published["vgg16_gan"]
@@ -197,7 +197,7 @@ def expected(notebook):
 def pairs_text(part):
     """Return the table of all pairs of trainings like that of notebook 2's defaults."""
     published = records.read(part, published=True)
-    table = records.pairs_table(*records.gan_pairs(published, "vgg16_gan"))
+    table = records.pairs_table(*records.accuracies(records.gan_pairs(published, "vgg16_gan")))
     return f"Test accuracy of {published['vgg16']['model']}:\n\n{table}"
 
 
