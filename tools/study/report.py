@@ -79,15 +79,15 @@ def scores(records, arm):
 
 
 def curve(records, labels, with_gan):
-    """Return real images, mean accuracies (%) and half the intervals (0 for one seed) of one curve, fewest images first."""
+    """Return real images, mean accuracies (%) and half the intervals (0 for few seeds) of one curve, fewest images first."""
     points = [scores(records, f"{labels}-{real}" + "-gan" * with_gan) for real in plan.REAL]
     points = sorted((real, *mean_and_half(values)) for real, values in points if values)
     return tuple(zip(*points, strict=True)) if points else ((), (), ())
 
 
 def mean_and_half(values):
-    """Return the mean of one value or more and half of its interval, 0 for a single one."""
-    return measures.mean_and_interval(values) if len(values) > 1 else (values[0], 0.0)
+    """Return the mean of one value or more and half of its interval; 0 for so few seeds that the interval would say nothing."""
+    return measures.mean_and_interval(values) if len(values) >= statistics.SEEDS else (sum(values) / len(values), 0.0)
 
 
 def worth(real, accuracies, alone):
