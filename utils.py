@@ -57,7 +57,7 @@ def merge(images, labels, synthetic_images, synthetic_labels, per_class, seed=0)
     chosen = [np.flatnonzero(synthetic_labels == label)[:per_class] for label in np.unique(labels)]
     short = min(len(indices) for indices in chosen)
     if short < per_class:
-        raise DataError(f"synthetic_per_class = {per_class}: a class has only {short} synthetic images")
+        raise DataError(f"SYNTHETIC_PER_CLASS = {per_class}: a class has only {short} (notebook 1 draws IMAGES_PER_CLASS)")
     chosen = np.concatenate(chosen).astype(int)
     order = np.random.default_rng(seed).permutation(len(images) + len(chosen))
     merged = np.concatenate([images, synthetic_images[chosen]])

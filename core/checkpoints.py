@@ -63,13 +63,13 @@ def fit(model, batches, *, epochs, folder, resume=True, minutes=5, early_stoppin
     if saver.state is None:
         _remove(saver.folder, keep=0)
     else:
-        where = "finished" if saver.finished else "epoch {epoch}, step {step}".format(**saver.state)
+        where = "finished" if saver.finished else "{epoch} epochs and {step} steps are done".format(**saver.state)
         print(f"{saver.state['seconds']:.0f} s of training found in {Path(folder).name}: {where}")
     for callback in callbacks:
         callback.folder, callback.history = saver.folder, dict(saver.state["history"]) if saver.state else {}
     stopping = [early_stopping] if early_stopping else []  # it may watch what the callbacks log
     callbacks = [fast.KeepMemory(), *callbacks, *stopping]
-    watchers = [] if "verbose" in arguments or saver.finished else [_progress(epochs)]
+    watchers = [] if "verbose" in arguments or saver.finished else [_progress(epochs, Path(folder).name)]
     while not saver.finished:
         epoch, start = saver.position
         epoch = epochs if saver.state and saver.state["stopped"] else epoch
@@ -161,11 +161,11 @@ def release(folder):
         _locks.pop(path).release()
 
 
-def _progress(epochs):
-    """Two bars that move, with the time left, where somebody watches; else a line an epoch."""
+def _progress(epochs, name):
+    """Two bars that move, with the time left, where somebody watches; else a line an epoch, with the training's name."""
     if keras.config.is_interactive_logging_enabled():
         return _Bars(epochs)
-    return _EpochLine(epochs)
+    return _EpochLine(epochs, name)
 
 
 class _Bars(TqdmCallback):
@@ -200,9 +200,9 @@ class _Bars(TqdmCallback):
 class _EpochLine(keras.callbacks.Callback):
     """Prints one line an epoch, with the minutes that are left at its speed."""
 
-    def __init__(self, epochs):
+    def __init__(self, epochs, name):
         super().__init__()
-        self.epochs = epochs
+        self.epochs, self.name = epochs, name
 
     def on_epoch_begin(self, epoch, logs=None):
         self.start = time.perf_counter()
@@ -211,7 +211,7 @@ class _EpochLine(keras.callbacks.Callback):
         scores = "  ".join(f"{name} {value:.4f}" for name, value in logs.items())
         seconds = time.perf_counter() - self.start
         left = f"{(self.epochs - epoch - 1) * seconds / 60:4.1f} min left"
-        print(f"epoch {epoch + 1:3}/{self.epochs}  {seconds:4.0f} s  {left}  {scores}", flush=True)
+        print(f"{self.name}: epoch {epoch + 1:3}/{self.epochs}  {seconds:4.0f} s  {left}  {scores}", flush=True)
 
 
 class _Saver(keras.callbacks.Callback):

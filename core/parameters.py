@@ -1,5 +1,6 @@
 """The notebooks' parameters: which values each may have, and the check that every notebook begins with."""
 
+import difflib
 import re
 from pathlib import Path
 
@@ -30,6 +31,13 @@ LIMITS = {
     "IMAGENET": (True, False), "IMAGENET_MODEL": ("MobileNetV2", "ResNet50V2", "EfficientNetV2B0"),
     "IMAGENET_WEIGHTS": {"imagenet"}, "IMAGENET_SIZE": (32, 512), "IMAGENET_EPOCHS": (1, 1000), "IMAGENET_RATE": (1e-8, 1.0),
 }  # fmt: skip
+NAME = "letters, digits and _"
+IN_WORDS = {  # the regular expressions
+    GAN_RUN: f"{NAME}, beginning with gan",
+    VGG_RUN: f"{NAME}, beginning with vgg16 and not ending in _gan",
+    RESNET_RUN: f"{NAME}, beginning with resnet and not ending in _imagenet",
+    LIMITS["VARIANT"]: "small letters, or none",
+}
 
 
 NO_PART_OF_TRAINING = ("RUN", "RESUME", "LOGS", "PICTURE", "SYNTHETIC_IMAGES", "TRAIN", "INCEPTION")
@@ -48,6 +56,7 @@ def check_parameters(values, **limits):
     parameters = {name: value for name, value in values.items() if name.isupper() and _is_plain(value)}
     pairs = [(name, value, limits[name]) for name, value in parameters.items() if name in limits]
     wrong = [f"{name} = {value!r}: expected {_in_words(limit)}" for name, value, limit in pairs if not _is_within(value, limit)]
+    wrong += [f"{name}: no parameter has that name. {other} has" for name, other in _misspelt(parameters, limits)]
     if wrong:
         raise ValueError("wrong parameters:\n  " + "\n  ".join(wrong))
     left_out = NO_PART_OF_TRAINING + OF_DRAWING
@@ -74,6 +83,13 @@ def refuse_others(trained_with, recorded):
 
 def differences(checked, values):
     return ", ".join(f"{name} was {was!r} and is {values[name]!r}" for name, was in checked.items() if values[name] != was)
+
+
+def _misspelt(parameters, limits):
+    """Return pairs of a name and the parameter that it nearly is. A name far from all, or of a list, is the reader's own."""
+    others = [name for name, value in parameters.items() if name not in limits and not isinstance(value, (list, tuple))]
+    near = {name: difflib.get_close_matches(name, limits, 1, cutoff=0.85) for name in others}
+    return [(name, matches[0]) for name, matches in near.items() if matches]
 
 
 def _is_plain(value):
@@ -103,5 +119,5 @@ def _in_words(limit):
     if isinstance(limit, set):
         return f"{' or '.join(map(repr, sorted(limit)))}, or the path of a file that is there, as seen from {Path.cwd()}"
     if isinstance(limit, re.Pattern):
-        return f"text like {limit.pattern}"
+        return IN_WORDS[limit]
     return f"one of {limit[:10]}" if _is_choice(limit) else f"{type(limit[0]).__name__} {limit[0]} to {limit[1]}"

@@ -25,6 +25,7 @@ KEYS = {
     "name", "notebook", "dataset", "dataset_md5", "model", "seed", "real_fraction", "synthetic_per_class", "parameters",
     "parameter_count", "epochs_run", "steps", "seconds", "history",
 }  # fmt: skip
+OF_ALL = {"name", "dataset", "seed", "parameters"}  # what the study's records have too
 
 # ---------------------------------------------------------------------------------------------------- folders
 
@@ -150,6 +151,7 @@ def evaluate_and_write(name, trained, run, data, train, validation, **record):
     scores, probabilities = measures.evaluate(saved, data, train, validation)
     write(
         name, dataset=data.name, dataset_md5=data.md5, train_images=len(train), precision=keras.config.dtype_policy().name,
+        optimizer=type(trained.optimizer).__name__.lower(),
         parameter_count=trained.count_params(), epochs_run=len(run["history"]["loss"]), weights_sha256=file_sha256(file),
         **scores, **run, **record,
     )  # fmt: skip
@@ -168,9 +170,12 @@ def read(part, published=False):
     records = {}
     for path in sorted(path for folder in folders for path in folder.glob("*.json")):
         try:
-            records[path.stem] = json.loads(path.read_text(encoding="utf-8"))
+            record = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
             raise cifar100.DataError(f"{path}: expected a record in JSON, found {error}") from error
+        if not isinstance(record, dict) or OF_ALL - record.keys():
+            raise cifar100.DataError(f"{path}: expected a record, with {', '.join(sorted(OF_ALL))} and more")
+        records[path.stem] = record
     return records
 
 
@@ -274,7 +279,8 @@ def how(run):
 
 
 def optimizer(run):
-    return run["parameters"].get("OPTIMIZER", "adam")  # records from before it was a parameter
+    """Return the optimiser's name: the compiled network's or, in records from before that was written, the parameter's."""
+    return run.get("optimizer") or run["parameters"].get("OPTIMIZER", "adam")
 
 
 def minutes_to(level, record):

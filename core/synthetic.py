@@ -16,6 +16,8 @@ from core.cifar100 import DataError
 from core.digests import digest
 
 SOURCES = ("auto", "own", "published")
+LEFT_OUT = ("manifest.json", "Thumbs.db", "desktop.ini")  # the last two are Windows's own
+ADVICE = "Run notebook 1 first, with the same DATASET, REAL_FRACTION and VARIANT, or set SYNTHETIC_PER_CLASS = 0"
 
 
 def folder_of_run(part):
@@ -24,12 +26,19 @@ def folder_of_run(part):
 
 
 def choose(part, source="auto"):
-    """Return a folder of images, and in words whose they are: "own" ones, "published" ones, or "auto": own ones if any."""
+    """Return a folder of images, and in words whose they are: "own" ones, "published" ones, or "auto": own ones if any.
+
+    Raises `DataError` where there is none.
+    """
     own, folders = folder_of_run(part), [core.ROOT / "synthetic_images" / each for each in cifar100.published(part)]
     published = next((folder for folder in folders if folder.is_dir()), folders[-1])
     if source == "own" or (source == "auto" and own.is_dir()):
-        return own, "your own, drawn by notebook 1 on this machine"
-    return published, "the published ones"
+        folder, whose = own, "your own, drawn by notebook 1 on this machine"
+    else:
+        folder, whose = published, "the published ones"
+    if not folder.is_dir():
+        raise DataError(f"no GAN images in {folder}. {ADVICE}")
+    return folder, whose
 
 
 def save(folder, images, labels, class_names, manifest):
@@ -73,11 +82,11 @@ def load(folder, class_names):
     """
     folder, images, labels, wrong, resized = Path(folder), [], [], [], 0
     if not folder.is_dir():
-        raise DataError(f"{folder}: expected a folder of synthetic images, found none. Run gan_synthetic_images.ipynb first.")
-    entries = sorted(path for path in folder.iterdir() if path.name != "manifest.json" and not path.name.startswith("."))
+        raise DataError(f"{folder}: expected a folder of synthetic images, found none. {ADVICE}")
+    entries = sorted(path for path in folder.iterdir() if path.name not in LEFT_OUT and not path.name.startswith("."))
     wrong += [f"{path}: not a class folder" for path in entries if path.name not in class_names or not path.is_dir()]
     for label, name in enumerate(class_names):
-        for path in sorted((folder / name).glob("[!.]*")):
+        for path in sorted(path for path in (folder / name).glob("[!.]*") if path.name not in LEFT_OUT):
             try:
                 image, size = read_image(path, folder)
             except DataError as error:
@@ -87,7 +96,8 @@ def load(folder, class_names):
             images.append(image)
             labels.append(label)
     if wrong or not images:
-        raise DataError(f"{folder}: {len(wrong)} unusable entries, {len(images)} images\n  " + "\n  ".join(wrong[:50]))
+        advice = "" if images else f". {ADVICE}"
+        raise DataError("\n  ".join([f"{folder}: {len(wrong)} unusable entries, {len(images)} images{advice}", *wrong[:50]]))
     images, labels, manifest = np.stack(images), np.array(labels), read_manifest(folder)
     if manifest.get("images_sha256", found := digest(images, labels)) != found:
         advice = "Run notebook 1 again. If the images are your own, remove manifest.json"

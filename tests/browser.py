@@ -316,7 +316,7 @@ def test_a_training_that_is_stopped_goes_on_when_its_cell_is_run_again(opened, s
     assert "keras/src" not in training.inner_text()  # no pages of Keras's own lines
     training.locator(".cm-content").click()
     page.keyboard.press("Control+Enter")
-    found = wait_for(lambda: re.search(r"\d+ s of training found in vgg16_stopped: epoch (\d+)", training.inner_text()), 60)
+    found = wait_for(lambda: re.search(r"\d+ s of training found in vgg16_stopped: (\d+) epochs", training.inner_text()), 60)
     bar = wait_for(lambda: re.search(r"(\d+)/8\s+\[", training.inner_text()), 30)
     assert int(bar[1]) == int(found[1]) > 0  # the bar stands where the training does
     training.screenshot(path=shots / "again.png")

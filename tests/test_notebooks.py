@@ -70,6 +70,15 @@ def test_chain_says_first_how_long_it_takes_and_on_what(chain):
     assert "minutes" not in first  # which are not known of other parameters
 
 
+def test_chain_says_what_it_does_and_what_came_of_it(chain):
+    printed = chain[1]
+    assert ": the notebooks' defaults, but EPOCHS = 2, REAL_FRACTION = 0.2, " in printed.splitlines()[0]
+    for name in ("judge", "teacher", "gan", "student", "vgg16", "vgg16_gan", "resnet"):
+        assert re.search(rf"^{name}: epoch   1/", printed, flags=re.M)
+    assert "The images teach" in printed
+    assert re.search(r"test accuracy with them, less that without them\. Difference [+-]\d+\.\d\d percentage points", printed)
+
+
 def test_chain_writes_every_record_in_full(chain):
     _, _, made = chain
     assert set(made) == {"gan", "vgg16_gan", "vgg16", "resnet"}
@@ -85,6 +94,7 @@ def test_chain_writes_every_record_in_full(chain):
         for key in ("train_accuracy", "val_accuracy", "test_accuracy", "test_top5"):
             assert 0 <= made[name][key] <= 1
         assert made[name]["parameters"]["EPOCHS"] == 2
+        assert made[name]["optimizer"] == "muon"
     assert (made["vgg16_gan"]["synthetic_per_class"], made["vgg16"]["synthetic_per_class"]) == (3, 0)
     assert made["vgg16_gan"]["model"] == "VGG-16 x0.05 + GAN"
     gan = made["gan"]
@@ -234,11 +244,12 @@ def test_a_failing_cell_ends_the_run_with_its_name_and_keeps_the_notebook(copy):
     done = run_notebooks(copy, {"EPOCHS": 0, "CHANNELS": -1, "PRECISION": "half"}, dataset="shapes100")
     assert done.returncode == 1
     end = done.stdout[done.stdout.index("FAILED") :]
-    assert "FAILED gan_synthetic_images, cell" in end
-    assert "under 'Parameters'" in end
+    assert "FAILED gan_synthetic_images, In [4], under 'Parameters'" in end
     for part in ("EPOCHS = 0", "CHANNELS = -1", "PRECISION = 'half'"):
         assert part in end
-    executed = nbformat.read(copy / "runs" / "shapes100" / "notebooks" / "gan_synthetic_images.ipynb", 4)
+    folder = copy / "runs" / "shapes100" / "notebooks"
+    assert not (folder / "gan_synthetic_images.ipynb").exists()  # the place of a run that passed
+    executed = nbformat.read(folder / "gan_synthetic_images-unfinished.ipynb", 4)
     assert any(output.output_type == "error" for cell in executed.cells if cell.cell_type == "code" for output in cell.outputs)
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from core import cifar100
-from core.parameters import GAN_RUN, VGG_RUN, check_parameters
+from core.parameters import GAN_RUN, RESNET_RUN, VGG_RUN, check_parameters
 
 LIMITS = {  # "EPOCHS" and the like have limits of their own, in core/parameters.py
     "EPOCHS": (1, 100), "WIDTH": (0.01, 4.0), "DATASET": cifar100.DATASETS, "TRAIN": (True, False), "DEPTH": (8, 14, 20),
@@ -47,6 +47,21 @@ def test_a_file_is_there_before_hours_of_training(tmp_path, monkeypatch):
             ValueError, match=f"{name} = '{value}': expected '.*', or the path of a file that is there, as seen from"
         ):
             check_parameters({name: value})
+
+
+def test_a_misspelt_parameter_is_named_with_the_one_that_was_meant():
+    with pytest.raises(ValueError, match="EPOCH: no parameter has that name. EPOCHS has"):
+        check_parameters(RIGHT | {"EPOCH": 3}, **LIMITS)
+    own = {"SEEDS": [0, 1], "HEIGHT": 3}
+    assert check_parameters(RIGHT | own, **LIMITS) == RIGHT | own
+
+
+def test_what_a_name_may_be_is_said_in_words():
+    for name, limit in (("RUN", GAN_RUN), ("RUN", VGG_RUN), ("RUN", RESNET_RUN)):
+        with pytest.raises(ValueError, match="expected letters, digits and _, beginning with (gan|vgg16|resnet)"):
+            check_parameters({name: "a-b"}, **{name: limit})
+    with pytest.raises(ValueError, match="VARIANT = 'A': expected small letters, or none"):
+        check_parameters({"VARIANT": "A"})
 
 
 def test_all_wrong_parameters_are_named_at_once():

@@ -204,10 +204,11 @@ def test_figures_of_seed_0_alone_are_published(tmp_path, monkeypatch):
     for name, seed in (("vgg16", 0), ("vgg16_gan", 0), ("vgg16_seed1", 1), ("vgg16_seed1_gan", 1), ("gan", 0), ("gan_long", 0)):
         (runs / f"{name}.json").write_text(json.dumps({"seed": seed}), encoding="utf-8")
         (runs / f"{name.removesuffix('_gan')}_curves.png").touch()
-    for name in ("comparison.png", "pairs.png", "trial_curves.png", "gan_long_generator.keras"):
+    for name in ("comparison.png", "pairs.png", "changes.png", "trial_curves.png", "gan_long_generator.keras"):
         (runs / name).touch()
     publish.copy_results(runs, results)
     assert {path.name for path in results.iterdir() if path.suffix != ".json"} == {
         "vgg16_curves.png", "gan_curves.png", "gan_long_curves.png", "gan_long_generator.keras", "comparison.png", "pairs.png",
+        "changes.png",
     }  # fmt: skip
     assert len(list(results.glob("*.json"))) == 6

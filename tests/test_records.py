@@ -81,6 +81,20 @@ def test_a_record_cut_at_every_tenth_is_refused_by_name(project):
             records.read("shapes100")
 
 
+@pytest.mark.parametrize("text", ["[]", "3", '{"name": "run"}'])
+def test_json_that_is_no_record_is_refused_by_name(project, text):
+    records.write("run", **record()).write_text(text, encoding="utf-8")
+    with pytest.raises(DataError, match=r"run\.json: expected a record, with dataset, name, parameters, seed and more"):
+        records.read("shapes100")
+
+
+def test_the_optimiser_is_the_compiled_one():
+    """A reader edits the cell and not the parameter."""
+    assert records.optimizer({"optimizer": "sgd", "parameters": {"OPTIMIZER": "muon"}}) == "sgd"
+    assert records.optimizer({"parameters": {"OPTIMIZER": "muon"}}) == "muon"
+    assert records.optimizer({"parameters": {}}) == "adam"
+
+
 def test_comparison_table_is_sorted():
     run = record(train_accuracy=0.6, val_accuracy=0.5, test_top5=0.8)
     table = records.comparison_table(
@@ -229,16 +243,15 @@ def test_pairs_are_found_for_each_network_and_owner():
 
 def test_what_is_measured_of_a_classifier_is_its_saved_file(project, policy, capsys):
     """A network in bfloat16 and its file differ in the last digits, and others will use the file."""
-    import keras
-    import numpy as np
-
     data = cifar100.load("shapes100")
     keras.config.set_dtype_policy("mixed_bfloat16")
     image = keras.Input((32, 32, 3), dtype="uint8")
     outputs = keras.layers.Dense(100, activation="softmax", dtype="float32")(keras.layers.Flatten()(image))
+    model = keras.Model(image, outputs)
+    model.compile("sgd", "categorical_crossentropy")
     run = {"history": {"loss": [1.0]}, "seconds": 1.0, "steps": 1, "trained_on": 90}
     probabilities = records.evaluate_and_write(
-        "m", keras.Model(image, outputs), run, data, np.arange(100), np.arange(100, 200), notebook="n", model="m", seed=0,
+        "m", model, run, data, np.arange(100), np.arange(100, 200), notebook="n", model="m", seed=0,
         real_fraction=1.0, synthetic_per_class=0, parameters={},
     )  # fmt: skip
     assert "m: trained on 90 images. The parameters say 100" in capsys.readouterr().out
@@ -247,6 +260,7 @@ def test_what_is_measured_of_a_classifier_is_its_saved_file(project, policy, cap
     np.testing.assert_array_equal(probabilities, keras.saving.load_model(file).predict(data.x_test, batch_size=500, verbose=0))
     assert written["weights_sha256"] == file_sha256(file)
     assert written["precision"] == "mixed_bfloat16"
+    assert written["optimizer"] == "sgd"
     assert len(written["test_by_class"]) == 100
     assert np.mean(written["test_by_class"]) == pytest.approx(written["test_accuracy"])
 

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import nbformat
 import pytest
 from conftest import ROOT
 
@@ -38,6 +39,58 @@ def test_an_unknown_parameter_is_an_error():
     assert run.literal("3") == 3
     assert run.literal("False") is False
     assert run.literal("float32") == "float32"
+
+
+@pytest.mark.parametrize(("name", "value"), [("RUN", "../vgg16"), ("VARIANT", "../../x"), ("RUN", "a/b"), ("RUN", "vgg16.x")])
+def test_a_name_that_is_a_path_is_refused_before_anything_is_written(monkeypatch, name, value):
+    with pytest.raises(SystemExit, match=f"{name} = '{value}': a name has letters, digits and _ alone"):
+        started(monkeypatch, "--dataset", "shapes100", "-p", name, value)
+
+
+def test_what_is_changed_by_hand_is_said_first(monkeypatch, capsys):
+    started(monkeypatch, "wide", "--dataset", "cifar100", "-p", "EPOCHS", "3", "-p", "RUN", "vgg16_mine")
+    assert capsys.readouterr().out.splitlines()[0].endswith("trained for longer, but EPOCHS = 3, RUN = 'vgg16_mine'")
+    started(monkeypatch, "wide", "--dataset", "cifar100")
+    assert (
+        capsys.readouterr()
+        .out.splitlines()[0]
+        .endswith("for longer. About 29 minutes on two fast CPU cores, twice that on slow ones")
+    )
+
+
+def test_a_stopped_run_says_how_to_go_on(monkeypatch, capsys):
+    def stop(*what):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "execute", stop)
+    monkeypatch.setattr(sys, "argv", ["run", "--dataset", "shapes100"])
+    assert run.main() == 130
+    assert "The same command goes on from the newest checkpoint." in capsys.readouterr().out
+
+
+def notebook_of(source, *, above="## Title"):
+    """A notebook with one code cell."""
+    made = [nbformat.v4.new_markdown_cell(above), nbformat.v4.new_code_cell("RUN = 'gan'", metadata={"tags": ["parameters"]})]
+    return nbformat.v4.new_notebook(cells=[*made, nbformat.v4.new_code_cell(source)], metadata={"kernelspec": KERNEL})
+
+
+KERNEL = {"name": "python3", "language": "python", "display_name": "Python 3"}
+
+
+def test_a_run_that_fails_leaves_the_notebook_of_the_one_that_passed(project, monkeypatch, capsys):
+    monkeypatch.setattr(cells, "FOLDER", project / "notebooks")
+    (project / "notebooks").mkdir(exist_ok=True)
+    answer = "from IPython.display import Markdown\nMarkdown('**They** help.')"
+    nbformat.write(notebook_of(answer, above="## What we saw"), cells.FOLDER / "one.ipynb")
+    assert run.execute("one", "shapes100", {})
+    assert "They help." in capsys.readouterr().out
+    folder = project / "runs" / "shapes100" / "notebooks"
+    passed = (folder / "one.ipynb").read_text(encoding="utf-8")
+    nbformat.write(notebook_of("1 / 0"), cells.FOLDER / "one.ipynb")
+    assert not run.execute("one", "shapes100", {})
+    assert "FAILED one, In [2], under 'Title'\nZeroDivisionError" in capsys.readouterr().out
+    assert (folder / "one.ipynb").read_text(encoding="utf-8") == passed
+    assert "ZeroDivisionError" in (folder / "one-unfinished.ipynb").read_text(encoding="utf-8")
 
 
 def test_without_dataset_and_network_the_stand_in_is_taken_loudly(project, monkeypatch, capsys):

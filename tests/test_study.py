@@ -583,7 +583,9 @@ def test_the_interval_of_worth_is_of_the_seeds_own_numbers():
     assert report.worth_interval(made, "distilled") == pytest.approx((np.exp(low), np.exp(high)))
     made[0]["test_accuracy"] += 0.1  # more than 1,000 real images teach
     assert report.worth_interval(made, "distilled") == ()
-    assert report.worth_interval([record for record in made if record["seed"] < 2], "distilled") == ()
+    few = [record for record in made if record["seed"] < 2]
+    assert report.worth_interval(few, "distilled") == ()
+    assert report.worth_in_words(few, "distilled") == "GAN images alone, labels of a teacher: 51.0 % of the test images"
     made[0]["test_accuracy"] -= 0.1
     more = simulated({"distilled-gan-alone": 0.05}, seeds=5, spread=0)[3:]  # of which there are no students of real images
     assert report.worth_interval(made + more, "distilled") == pytest.approx((np.exp(low), np.exp(high)))
@@ -600,10 +602,13 @@ def test_the_readme_s_answer_is_made_of_tested_rows(project):
         records.write_whole(path, made[run.name] | real)
         assert number or pages.study_answer() == ""
     answer = pages.study_answer()
-    assert "**Beside 400 real images: they help.**" in answer
-    assert "Mean difference +5.00 percentage points" in answer
-    assert "in their place it names 46.2 %.\nGAN images do worse. Mean difference -1.00 percentage points" in answer
-    assert "as many as 630 photographs teach" in answer  # half of the way from 400 to 1,000, in the logarithm
+    assert "**Beside 400 real images, 4 a class: they help.**" in answer
+    assert "Teacher and GAN have seen all 45,000." in answer
+    assert "Difference +5.00 points, 95 % interval" in answer
+    assert "in their place it names 46.2 %.\nGAN images do worse. Difference -1.00 points" in answer
+    assert (
+        "as many as 630 photographs with such labels teach (95 % interval 630 to 630)" in answer
+    )  # half of the way from 400 to 1,000, in the logarithm
 
 
 def test_only_listed_runs_of_committed_code_are_published(project, capsys):

@@ -103,7 +103,7 @@ def test_everything_wrong_is_named_at_once(tmp_path, drawn):
 
 
 def test_no_folder_and_a_broken_manifest(tmp_path, drawn):
-    with pytest.raises(DataError, match="Run gan_synthetic_images"):
+    with pytest.raises(DataError, match="found none. Run notebook 1 first, with the same DATASET"):
         synthetic.load(tmp_path / "none", NAMES)
     images, labels = drawn
     synthetic.save(tmp_path / "set", images, labels, NAMES, {})
@@ -111,6 +111,16 @@ def test_no_folder_and_a_broken_manifest(tmp_path, drawn):
         (tmp_path / "set" / "manifest.json").write_text(text)
         with pytest.raises(DataError, match=r"manifest\.json: expected"):
             synthetic.load(tmp_path / "set", NAMES)
+
+
+def test_an_empty_folder_says_what_to_do_and_what_windows_leaves_is_no_image(tmp_path, drawn):
+    (tmp_path / "set").mkdir()
+    with pytest.raises(DataError, match="0 unusable entries, 0 images. Run notebook 1 first"):
+        synthetic.load(tmp_path / "set", NAMES)
+    synthetic.save(tmp_path / "set", *drawn, NAMES, {})
+    for folder in (tmp_path / "set", tmp_path / "set" / NAMES[0]):
+        (folder / "Thumbs.db").write_bytes(b"0")
+    assert len(synthetic.load(tmp_path / "set", NAMES)[0]) == len(drawn[0])
 
 
 def test_a_manifest_of_another_run_is_refused():
@@ -141,7 +151,7 @@ def test_planted_labels_survive_save_load_and_merge(tmp_path):
 
 def test_more_images_than_there_are_is_refused(drawn):
     images, labels = drawn
-    with pytest.raises(DataError, match="synthetic_per_class = 4: a class has only 3"):
+    with pytest.raises(DataError, match="SYNTHETIC_PER_CLASS = 4: a class has only 3 .notebook 1 draws IMAGES_PER_CLASS"):
         utils.merge(images, labels, images, labels, per_class=4)
 
 
@@ -174,10 +184,13 @@ def test_images_that_are_not_their_manifest_s_are_refused(tmp_path, drawn):
 
 def test_a_run_s_own_images_come_before_the_published_ones_unless_asked_otherwise(project):
     published, own = project / "synthetic_images" / "cifar100", project / "synthetic_images" / "runs" / "cifar100"
+    for source in synthetic.SOURCES:
+        with pytest.raises(DataError, match="no GAN images in .*cifar100. Run notebook 1 first, with the same DATASET"):
+            synthetic.choose("cifar100", source)
+    published.mkdir(parents=True)
     assert synthetic.choose("cifar100") == (published, "the published ones")
     own.mkdir(parents=True)
     assert synthetic.choose("cifar100")[0] == own
     assert "your own" in synthetic.choose("cifar100")[1]
     assert synthetic.choose("cifar100", "published")[0] == published
-    own.rmdir()
-    assert synthetic.choose("cifar100", "own")[0] == own  # and loading it says that there are none
+    assert synthetic.choose("cifar100", "own")[0] == own

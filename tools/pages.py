@@ -86,10 +86,11 @@ def answer():
     with_gan, without = (100 * statistics.mean(values) for values in accuracy.values())
     differences = records.differences(accuracy)
     mixed = published["vgg16_gan"]
+    network = f"VGG-16 with {mixed['parameters']['WIDTH']:.0%} of its channels".replace("%", " %")
     beside = f"{mixed['synthetic_per_class']} GAN images a class beside {mixed['train_images'] // 100} real ones"
     return f"""**Merged with all real images: {verdict(differences)}**
-With {beside}, {published["vgg16"]["model"]} names {with_gan:.1f} % of the test images.
-Without them it names {without:.1f} %. {records.mean_in_words(differences)}
+With {beside}, {network} names {with_gan:.1f} % of the test images.
+Without them it names {without:.1f} %. {in_short(differences)}
 
 {study_answer()}"""
 
@@ -104,14 +105,14 @@ def study_answer(real=400):
     if not (gain := effects.get((beside, alone))):
         return ""
     with_gan, without, differences = compared(made, gain.row)
-    text = f"""**Beside {real} real images: {verdict(differences, adjusted=gain.adjusted)}**
-With them, a student of a teacher's labels names {with_gan:.1f} % of the test images.
-Without them it names {without:.1f} %. {records.mean_in_words(differences)}
+    text = f"""**Beside {real} real images, {real // 100} a class: {verdict(differences, adjusted=gain.adjusted)}**
+With them, a student of a teacher's labels names {with_gan:.1f} % of the test images. Teacher and GAN have seen all {plan.ALL:,}.
+Without them it names {without:.1f} %. {in_short(differences)}
 """
     if rival := effects.get((beside, changed)):
         _, accuracy, gains = compared(made, rival.row)
         text += f"""With the real images under a stronger augmentation in their place it names {accuracy:.1f} %.
-{verdict(gains, RIVAL, rival.adjusted)} {records.mean_in_words(gains)}
+{verdict(gains, RIVAL, rival.adjusted)} {in_short(gains)}
 """
     scores = ".\n".join(words for labels in report.CURVES if (words := report.worth_in_words(made, labels)))
     return text + (f"\n**In the place of real images.** {scores}.\n" if scores else "")
@@ -122,6 +123,12 @@ def compared(made, row):
     sides = zip((row.arm, row.control), zip(*study_statistics.pairs(made, row), strict=True), strict=True)
     accuracy = {name: [run["test_accuracy"] for run in runs] for name, runs in sides}
     return *(100 * statistics.fmean(values) for values in accuracy.values()), records.differences(accuracy)
+
+
+def in_short(differences):
+    """Return the mean of two paired differences (percentage points) or more, and its 95 % interval, in a few words."""
+    mean, half = measures.mean_and_interval(differences)
+    return f"Difference {mean:+.2f} points, 95 % interval {mean - half:+.2f} to {mean + half:+.2f} ({len(differences)} seeds)."
 
 
 def verdict(differences, words=("they help.", "no measurable effect.", "they harm."), adjusted=0.0):

@@ -51,7 +51,7 @@ def copy_results(runs, results):
         return
     results.mkdir(parents=True, exist_ok=True)
     first = [path for path in kept if json.loads(path.read_text(encoding="utf-8"))["seed"] == 0]  # other seeds are but numbers
-    shown = {path.stem.removesuffix("_gan") for path in first} | {"comparison", "pairs"}
+    shown = {path.stem.removesuffix("_gan") for path in first} | {"comparison", "pairs", "changes"}
     known = shown | {path.stem.removesuffix("_gan") for path in kept}
     for path in (*runs.glob("*.png"), *runs.glob("*_generator.keras")):
         owners = [stem for stem in known if f"{path.stem}_".startswith(f"{stem}_")]

@@ -8,6 +8,7 @@ import ast
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -40,14 +41,23 @@ def main():
     recipe = named.get(arguments.recipe, {})
     chosen = [arguments.only] if arguments.only else recipe.get("notebooks", cells.NOTEBOOKS)
     refuse_unknown(given, chosen)
+    refuse_paths(given)
     if recipe.get("needs_gpu") and not has_gpu():
         sys.exit(f"make {arguments.recipe} is for a GPU, and none was found. On a CPU: make run, make wide, make long.")
     dataset = arguments.dataset or given.get("DATASET") or choose_dataset()
     if dataset not in cifar100.DATASETS:
         sys.exit(f"unknown dataset {dataset!r}; known are {', '.join(cifar100.DATASETS)}")
     seeds = arguments.seeds or [None]
-    plain = not given.keys() - {"DATASET"} and len(seeds) == 1 and not (recipe and arguments.only)
-    announce(arguments.recipe, recipe, dataset, chosen, plain)
+    announce(arguments.recipe, recipe, dataset, chosen, given, plain=len(seeds) == 1 and not (recipe and arguments.only))
+    try:
+        return run_all(chosen, recipe, given, dataset, seeds)
+    except KeyboardInterrupt:
+        print("\nStopped. The same command goes on from the newest checkpoint.")
+        return 130  # as a shell has it
+
+
+def run_all(chosen, recipe, given, dataset, seeds):
+    """Execute the chosen notebooks for each seed. Returns the exit status: 1 where a cell failed."""
     for seed in seeds:
         for notebook in chosen:
             if notebook == cells.NOTEBOOKS[0] and len(chosen) > 1 and seed != seeds[0]:
@@ -84,6 +94,13 @@ def refuse_unknown(given, chosen=cells.NOTEBOOKS):
         sys.exit(f"unknown parameter {', '.join(unknown)}; known to {', '.join(chosen)} are {', '.join(sorted(known))}")
 
 
+def refuse_paths(given):
+    """Exit where a parameter that names files or a folder holds more than a name."""
+    for name in ("RUN", "VARIANT"):
+        if not re.fullmatch(r"\w*", str(given.get(name, ""))):
+            sys.exit(f"{name} = {given[name]!r}: a name has letters, digits and _ alone")
+
+
 def parameters_of(notebook, recipe, given, dataset, seed=None):
     """Return what a notebook's parameters are overridden with; what is given by hand comes last, and wins."""
     stand_in = recipes()["stand-in"]["parameters"] if dataset == "shapes100" else {}
@@ -114,15 +131,17 @@ def has_gpu():
     return not subprocess.run([sys.executable, "-c", GPU_CHECK], cwd=core.ROOT, check=False).returncode
 
 
-def announce(name, recipe, dataset, chosen, plain):
-    """Say what is run and, where it is `plain` (one seed, nothing changed by hand), how long it takes."""
+def announce(name, recipe, dataset, chosen, given, plain):
+    """Say what is run and, where it is `plain` (one seed, a whole recipe) and nothing changed by hand, how long it takes."""
+    changes = ", ".join(f"{key} = {value!r}" for key, value in given.items() if key != "DATASET")
     each = dict(zip(cells.NOTEBOOKS, EXPECTED[dataset], strict=True))
     minutes = sum(each[notebook] for notebook in chosen)
     if recipe:  # of which only the whole is known, and on CIFAR-100
         minutes = recipe.get("minutes") if dataset == "cifar100" else None
     about = f"{name}, {recipe['about']}" if recipe else "the notebooks' defaults"
-    time_needed = f". About {minutes} minutes on two fast CPU cores, twice that on slow ones" if minutes and plain else ""
-    print(f"{cifar100.TITLES[dataset]}: {about}{time_needed}", flush=True)
+    known = minutes and plain and not changes
+    time_needed = f". About {minutes} minutes on two fast CPU cores, twice that on slow ones" if known else ""
+    print(f"{cifar100.TITLES[dataset]}: {about}{f', but {changes}' * bool(changes)}{time_needed}", flush=True)
 
 
 def choose_dataset():
@@ -145,22 +164,29 @@ def choose_dataset():
 
 
 def execute(name, part, parameters):
-    """Execute one notebook into runs/<part>/notebooks. Returns whether all cells passed."""
+    """Execute one notebook into runs/<part>/notebooks, and say its answer. Returns whether all cells passed.
+
+    Until then it is <name>-unfinished.ipynb: what an earlier run executed stays.
+    """
     worker = json.loads(os.environ.get("TF_CONFIG") or "{}").get("task", {}).get("index", 0)
     copy = parameters.get("RUN", name) + f"-worker{worker}" * bool(worker)  # trainings of several names, workers: a copy each
     output = core.ROOT / "runs" / part / "notebooks" / f"{copy}.ipynb"
+    unfinished = output.with_stem(f"{copy}-unfinished")
     output.parent.mkdir(parents=True, exist_ok=True)
     print(f"\n== {name} ==", flush=True)
     start = time.perf_counter()
     try:
         with tempfile.TemporaryDirectory(prefix="kernel-") as sockets:
             papermill.execute_notebook(
-                str(cells.FOLDER / f"{name}.ipynb"), str(output), parameters, cwd=str(cells.FOLDER), log_output=True,
+                str(cells.FOLDER / f"{name}.ipynb"), str(unfinished), parameters, cwd=str(cells.FOLDER), log_output=True,
                 progress_bar=sys.stderr.isatty(), config=Config(KernelManager=transport(sockets)),
             )  # fmt: skip
     except papermill.PapermillExecutionError as error:
-        print(f"\nFAILED {name}, {heading(output, error.cell_index)}\n{error.ename}: {error.evalue}\nExecuted so far: {output}")
+        where = f"In [{error.exec_count}], under {heading(unfinished, error.cell_index)!r}"
+        print(f"\nFAILED {name}, {where}\n{error.ename}: {error.evalue}\nExecuted so far: {unfinished}")
         return False
+    unfinished.replace(output)
+    print(answer(output))
     print(f"== {name}: {(time.perf_counter() - start) / 60:.1f} minutes ==", flush=True)
     return True
 
@@ -171,10 +197,20 @@ def transport(folder):
 
 
 def heading(notebook, index):
-    """Return the words a reader knows a cell by: its number and the last heading above it."""
+    """Return the last heading above a cell."""
     made = nbformat.read(notebook, 4).cells[: index + 1]
     headings = [line for cell in made if cell.cell_type == "markdown" for line in cell.source.splitlines() if line[:1] == "#"]
-    return f"cell {index + 1}, under {headings[-1].lstrip('# ') if headings else 'no heading'!r}"
+    return headings[-1].lstrip("# ") if headings else "no heading"
+
+
+def answer(notebook):
+    """Return what an executed notebook prints in Markdown under its last heading, "What we saw", without the marks of bold."""
+    made = nbformat.read(notebook, 4).cells
+    start = max((i for i, cell in enumerate(made) if "## What we saw" in cell.source), default=len(made))
+    outputs = [output for cell in made[start:] for output in cell.get("outputs", [])]
+    return "\n".join(
+        output.data["text/markdown"].replace("**", "") for output in outputs if "text/markdown" in output.get("data", {})
+    )
 
 
 def is_output(record):

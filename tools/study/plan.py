@@ -207,7 +207,8 @@ BLOCKS = [  # (arms, seeds), in order
     (BOTH[:1], TEST),
     (HEADLINE[:3], REST),
     ([arm for arm in HEADLINE if arm.source != "noise"], REST),
-    (BESIDE_REAL, TEST),
+    (BESIDE_REAL[:12], TEST),  # 400, 4,500 and 1,000: where the curves cross
+    (BESIDE_REAL[12:], TEST),
     (MORE_STEPS[:3], (1,)),
     (BOTH + UNCHOSEN, SCREEN),
     (TEACHERS[1:], (0,)),

@@ -115,18 +115,20 @@ def worth_text(records):
 
 
 def worth_in_words(records, labels):
-    """Return what students of GAN images alone score, and how many photographs teach as much; None without such students."""
+    """Return what students of GAN images alone score and, where enough seeds say it, how many photographs teach as much.
+
+    None without such students.
+    """
     _, alone = scores(records, f"{labels}-gan-alone")
     if not alone:
         return None
     mean, half = mean_and_half(alone)
-    number, margin = worth_of(records, labels), f" ± {half:.1f}" if half else ""
+    margin = f" ± {half:.1f}" if half else ""
     score = f"GAN images alone, {CURVES[labels]}: {mean:.1f}{margin} % of the test images"
-    if not number:
+    if not (low_and_high := " to ".join(map(in_two_digits, worth_interval(records, labels)))):
         return score
-    low_and_high = " to ".join(map(in_two_digits, worth_interval(records, labels)))
-    interval = f" (95 % interval {low_and_high})" if low_and_high else ""
-    return f"{score}, as many as {in_two_digits(number)} photographs teach{interval}"
+    number = in_two_digits(worth_of(records, labels))
+    return f"{score}, as many as {number} photographs with such labels teach (95 % interval {low_and_high})"
 
 
 def worth_of(records, labels):
@@ -167,7 +169,8 @@ def draw_alone(axis, records, labels, colour, name):
     mean, half = mean_and_half(alone)
     axis.axhline(mean, color=colour, ls=":", lw=2.5, label=name)
     axis.axhspan(mean - half, mean + half, color=colour, alpha=0.15, lw=0)
-    if number := worth_of(records, labels):
+    if worth_interval(records, labels):
+        number = worth_of(records, labels)
         axis.plot(number, mean, "D", ms=11, color="black", zorder=5)
         words = f"as many as {in_two_digits(number)}\nphotographs"
         axis.annotate(words, (number, mean), xytext=(14, -14), textcoords="offset points", va="top", fontsize=13)
