@@ -63,8 +63,9 @@ def fit(model, batches, *, epochs, folder, resume=True, minutes=5, early_stoppin
     if saver.state is None:
         _remove(saver.folder, keep=0)
     else:
-        where = "finished" if saver.finished else "{epoch} epochs and {step} steps are done".format(**saver.state)
-        print(f"{saver.state['seconds']:.0f} s of training found in {Path(folder).name}: {where}")
+        epoch, step = saver.position
+        done = "finished" if saver.finished else f"{epoch} epochs{f' and {step} steps' * bool(step)} are done"
+        print(f"{saver.state['seconds']:.0f} s of training found in {Path(folder).name}: {done}")
     for callback in callbacks:
         callback.folder, callback.history = saver.folder, dict(saver.state["history"]) if saver.state else {}
     stopping = [early_stopping] if early_stopping else []  # it may watch what the callbacks log

@@ -12,10 +12,12 @@ GAN_RUN = re.compile(r"gan\w*")  # names of GAN trainings, apart from those of c
 VGG_RUN = re.compile(r"vgg16(?!\w*_gan$)\w*")  # those of notebook 2, which adds "_gan" itself
 RESNET_RUN = re.compile(r"resnet(?!\w*_imagenet$)\w*")  # those of notebook 3, which adds "_imagenet" itself
 
+ONE_A_CLASS = 0.0025  # of CIFAR-100's training images
+
 # a pair of ints or of floats (an int is welcome too), a tuple of choices, `str`, a regular expression, or words in a set: one of
 # these or the path of a file
 LIMITS = {
-    "DATASET": DATASETS, "REAL_FRACTION": (1e-6, 1.0), "SEED": (0, 2**31), "VARIANT": re.compile(r"[a-z]*"),
+    "DATASET": DATASETS, "REAL_FRACTION": (ONE_A_CLASS, 1.0), "SEED": (0, 2**31), "VARIANT": re.compile(r"[a-z]*"),
     "PRECISION": PRECISIONS, "RESUME": (True, False), "LOGS": str, "PICTURE": {""}, "EPOCHS": (1, 10_000),
     "BATCH_SIZE": (2, 4096), "LEARNING_RATE": (1e-8, 10.0), "PATIENCE": (1, 10_000),
     # GAN

@@ -186,7 +186,8 @@ def execute(name, part, parameters):
         print(f"\nFAILED {name}, {where}\n{error.ename}: {error.evalue}\nExecuted so far: {unfinished}")
         return False
     unfinished.replace(output)
-    print(answer(output))
+    if words := answer(output):
+        print(words)
     print(f"== {name}: {(time.perf_counter() - start) / 60:.1f} minutes ==", flush=True)
     return True
 

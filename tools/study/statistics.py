@@ -13,6 +13,7 @@ SAME_CODE = {  # digests of code that differ in nothing that a student does
     "a2e47041dde9ddf9": "78f201977967769f",
     "e129b5672daeff94": "78f201977967769f",
     "ebd86893a4afd625": "78f201977967769f",
+    "eccdd9ca999c62f5": "78f201977967769f",
 }
 SEEDS = 3  # that a row is tested with; one of fewer is screened
 
