@@ -126,9 +126,12 @@ BESIDE_REAL = [
     for with_gan in (True, False)
 ]
 INSTEAD = [  # of GAN images, beside the same real ones
-    Arm(f"distilled-{real}-{source}", "distilled", real, SHARES[real], source)
+    Arm(f"{labels}-{real}-{source}", LABELS[labels], real, SHARES[real], source)
+    for labels, source in (("distilled", "noise"), ("distilled", "stronger"), ("hard", "stronger"))
     for real in (400, TENTH)
-    for source in ("noise", "stronger")
+]
+CROSSING = [  # with hard labels: where GAN images stop helping, and whether a stronger augmentation does as much
+    arm for arm in BESIDE_REAL + INSTEAD if arm.use == "mixed" and arm.real in (400, 1_000, TENTH)
 ]
 FIRST = (  # what tells most
     "distilled-400-gan", "distilled-400", "distilled-400-stronger", "distilled-400-noise", "distilled-gan-alone",
@@ -207,8 +210,8 @@ BLOCKS = [  # (arms, seeds), in order
     (BOTH[:1], TEST),
     (HEADLINE[:3], REST),
     ([arm for arm in HEADLINE if arm.source != "noise"], REST),
-    (BESIDE_REAL[:12], TEST),  # 400, 4,500 and 1,000: where the curves cross
-    (BESIDE_REAL[12:], TEST),
+    (CROSSING, TEST),
+    (BESIDE_REAL, TEST),
     (MORE_STEPS[:3], (1,)),
     (BOTH + UNCHOSEN, SCREEN),
     (TEACHERS[1:], (0,)),
@@ -273,6 +276,10 @@ def rows():
         Row(f"beside {real:,} real images, distilled", f"distilled-{real}-gan", f"distilled-{real}-{source}", words)
         for real in (400, TENTH)
         for source, words in (("noise", NOISE), ("stronger", STRONGER))
+    ]
+    found += [
+        Row(f"beside {real:,} real images, hard labels", f"hard-{real}-gan", f"hard-{real}-stronger", STRONGER)
+        for real in (400, TENTH)
     ]
     long = f"beside 400 real images, distilled, {LONG} times the steps"
     found.append(Row(long, "distilled-400-gan-long", "distilled-400-long"))

@@ -176,13 +176,13 @@ def draw_alone(axis, records, labels, colour, name):
         axis.annotate(words, (number, mean), xytext=(14, -14), textcoords="offset points", va="top", fontsize=13)
 
 
-def draw_rival(axis, records):
+def draw_rival(axis, records, labels, colour, name):
     """Draw what real images under a stronger augmentation teach in the place of GAN images, as triangles."""
-    points = [scores(records, f"distilled-{real}-stronger") for real in plan.REAL]
+    points = [scores(records, f"{labels}-{real}-stronger") for real in plan.REAL]
     points = [(1.12 * real, *mean_and_half(values)) for real, values in points if values]
     if points:
-        name = "labels of a teacher, real images changed more"
-        axis.errorbar(*zip(*points, strict=True), color="0.35", ls="", marker="^", ms=8, lw=2, capsize=4, label=name)
+        style = {"mec": "black", "ecolor": "black", "ls": "", "marker": "^", "ms": 9, "lw": 2, "capsize": 4}
+        axis.errorbar(*zip(*points, strict=True), color=colour, label=name, **style)
 
 
 def figure(records, path):
@@ -197,7 +197,7 @@ def figure(records, path):
                 beside = np.array(real) * (1.03 if with_gan else 0.97)  # so that no bar hides another
                 axis.errorbar(beside, means, halves, color=colour, ls=style, marker=marker, ms=7, lw=2.5, capsize=4, label=name)
         draw_alone(axis, records, labels, colour, f"{words}, GAN images alone")
-    draw_rival(axis, records)
+        draw_rival(axis, records, labels, colour, f"{words}, real images changed more")
     axis.set_xticks(plan.REAL, [f"{real:,}" for real in plan.REAL])
     axis.minorticks_off()
     axis.set_xlabel("real images the student may see", fontsize=14)
