@@ -602,10 +602,12 @@ def test_the_readme_s_answer_is_made_of_tested_rows(project):
         records.write_whole(path, made[run.name] | real)
         assert number or pages.study_answer() == ""
     answer = pages.study_answer()
-    assert "**Beside 400 real images, 4 a class: they help.**" in answer
+    assert "**Beside 400 real images, 4 a class.**" in answer
+    assert "- Labels of a teacher: they help. With them a student names" in answer
+    assert "Hard labels: they" not in answer  # there are no runs with and without
     assert "Teacher and GAN have seen all 45,000." in answer
     assert "Difference +5.00 points, 95 % interval" in answer
-    assert "in their place it names 46.2 %.\nGAN images do worse. Difference -1.00 points" in answer
+    assert "in their place: 46.2 %. GAN images do worse (-1.00 to -1.00 points)." in answer
     assert (
         "as many as 630 photographs with such labels teach (95 % interval 630 to 630)" in answer
     )  # half of the way from 400 to 1,000, in the logarithm

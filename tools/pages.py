@@ -98,24 +98,30 @@ Without them it names {without:.1f} %. {in_short(differences)}
 def study_answer(real=400):
     """Return what the study adds to the answer: GAN images beside `real` real ones, and in the place of real ones."""
     made = plan.listed(records.read("study", published=True).values())
-    beside, alone, changed = f"distilled-{real}-gan", f"distilled-{real}", f"distilled-{real}-stronger"
-    effects = {
-        (each.row.arm, each.row.control): each for each in study_statistics.compare(made, plan.rows()) if each.p is not None
-    }
-    if not (gain := effects.get((beside, alone))):
+    beside = [line for labels, words in report.CURVES.items() if (line := beside_in_words(made, real, labels, words))]
+    if not beside:
+        return ""
+    heading = f"**Beside {real} real images, {real // 100} a class.** Teacher and GAN have seen all {plan.ALL:,}.\n"
+    alone = [words for labels in report.CURVES if (words := report.worth_in_words(made, labels))]
+    return "\n".join([heading, *beside, "\n**In the place of real images.**\n", *(f"- {line}." for line in alone)]) + "\n"
+
+
+def beside_in_words(made, real, labels, words):
+    """Return what GAN images beside `real` real ones do to a student of such labels, or "" where too few seeds say it."""
+    arm, compare = f"{labels}-{real}", study_statistics.compare(made, plan.rows())
+    effects = {(each.row.arm, each.row.control): each for each in compare if each.p is not None}
+    if not (gain := effects.get((f"{arm}-gan", arm))):
         return ""
     with_gan, without, differences = compared(made, gain.row)
-    text = f"""**Beside {real} real images, {real // 100} a class: {verdict(differences, adjusted=gain.adjusted)}**
-With them, a student of a teacher's labels names {with_gan:.1f} % of the test images. Teacher and GAN have seen all {plan.ALL:,}.
-Without them it names {without:.1f} %. {in_short(differences)}
-"""
-    if rival := effects.get((beside, changed)):
+    scores = f"With them a student names {with_gan:.1f} % of the test images, without {without:.1f} %"
+    text = f"- {words.capitalize()}: {verdict(differences, adjusted=gain.adjusted)} {scores}. {in_short(differences)}"
+    if rival := effects.get((f"{arm}-gan", f"{arm}-stronger")):
         _, accuracy, gains = compared(made, rival.row)
-        text += f"""With the real images under a stronger augmentation in their place it names {accuracy:.1f} %.
-{verdict(gains, RIVAL, rival.adjusted)} {in_short(gains)}
-"""
-    scores = ".\n".join(words for labels in report.CURVES if (words := report.worth_in_words(made, labels)))
-    return text + (f"\n**In the place of real images.** {scores}.\n" if scores else "")
+        mean, half = measures.mean_and_interval(gains)
+        interval = f"({mean - half:+.2f} to {mean + half:+.2f} points)"
+        text += f"\n  With the real images, changed more, in their place: {accuracy:.1f} %."
+        text += f" {verdict(gains, RIVAL, rival.adjusted).rstrip('.')} {interval}."
+    return text
 
 
 def compared(made, row):
