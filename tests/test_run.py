@@ -93,6 +93,14 @@ def test_a_run_that_fails_leaves_the_notebook_of_the_one_that_passed(project, mo
     assert "ZeroDivisionError" in (folder / "one-unfinished.ipynb").read_text(encoding="utf-8")
 
 
+def test_a_kernel_that_dies_is_no_traceback(project, monkeypatch, capsys):
+    monkeypatch.setattr(cells, "FOLDER", project / "notebooks")
+    (project / "notebooks").mkdir(exist_ok=True)
+    nbformat.write(notebook_of("import os\nos.kill(os.getpid(), 9)"), cells.FOLDER / "one.ipynb")
+    assert not run.execute("one", "shapes100", {})
+    assert "FAILED one: its process died, killed or out of memory. The same command goes on" in capsys.readouterr().out
+
+
 def test_without_dataset_and_network_the_stand_in_is_taken_loudly(project, monkeypatch, capsys):
     monkeypatch.setattr(run.cifar100.download_cifar100, "__defaults__", (("http://127.0.0.1:9/none",), "0" * 64, 1))
     assert run.choose_dataset() == "shapes100"

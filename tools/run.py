@@ -18,6 +18,7 @@ from pathlib import Path
 
 import nbformat
 import papermill
+from nbclient.exceptions import DeadKernelError
 from traitlets.config import Config
 
 import core
@@ -25,6 +26,7 @@ from core import cifar100
 from tools import cells
 
 EXPECTED = {"cifar100": (8, 8, 5), "shapes100": (2, 1, 1)}  # minutes of each notebook's defaults on two fast CPU cores
+GO_ON = "The same command goes on from the newest checkpoint."
 GPU_CHECK = "from core import devices; raise SystemExit(not devices.has_gpu())"
 
 
@@ -52,7 +54,7 @@ def main():
     try:
         return run_all(chosen, recipe, given, dataset, seeds)
     except KeyboardInterrupt:
-        print("\nStopped. The same command goes on from the newest checkpoint.")
+        print(f"\nStopped. {GO_ON}")
         return 130  # as a shell has it
 
 
@@ -184,6 +186,9 @@ def execute(name, part, parameters):
     except papermill.PapermillExecutionError as error:
         where = f"In [{error.exec_count}], under {heading(unfinished, error.cell_index)!r}"
         print(f"\nFAILED {name}, {where}\n{error.ename}: {error.evalue}\nExecuted so far: {unfinished}")
+        return False
+    except DeadKernelError:  # no error of a cell's: the system has ended the kernel
+        print(f"\nFAILED {name}: its process died, killed or out of memory. {GO_ON}")
         return False
     unfinished.replace(output)
     if words := answer(output):
