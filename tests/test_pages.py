@@ -48,6 +48,13 @@ def test_the_verdict_follows_from_the_interval(differences, words):
     assert "after correction" not in pages.verdict(differences)
 
 
+@pytest.mark.parametrize(("few", "short"), [(["they help."] * 2, True), (["they help.", "they harm."], False), ([], False)])
+def test_the_answer_in_one_sentence_holds_for_all_kinds_of_labels(monkeypatch, few, short):
+    """Beside all real images the published runs say that GAN images harm."""
+    monkeypatch.setattr(pages, "study_answer", lambda: "\n".join(f"- labels: {words}" for words in few))
+    assert pages.answer().startswith(pages.IN_SHORT) == short
+
+
 def test_the_verdict_of_one_row_of_many_heeds_the_others():
     assert pages.verdict([1.0, 1.1, 0.9], adjusted=0.049) == "they help."
     assert pages.verdict([1.0, 1.1, 0.9], adjusted=0.05) == "no measurable effect after correction for all rows of the study."

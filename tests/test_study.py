@@ -554,9 +554,9 @@ def test_the_page_and_the_figure_say_what_the_records_say(tmp_path):
         arms = {f"{labels}-{real}": 0.1 * place for labels in report.CURVES} | {f"distilled-{real}-gan": 0.1 * place + 0.02}
         made += [record | {"real_images": real} for record in simulated(arms, seeds=3, spread=0)]
     texts = report.texts(made)
-    assert "as many as 200 photographs" in texts["worth"]  # half of the way from 100 to 400, in the logarithm
+    assert "like 200 photographs" in texts["worth"]  # half of the way from 100 to 400, in the logarithm
     assert "(95 % interval 200 to 200)" in texts["worth"]  # all seeds alike
-    assert texts["worth"].count("as many as") == 1
+    assert texts["worth"].count("photographs with such labels") == 1
     assert "| beside 400 real images, distilled | the same without GAN images | 3 | +2.00 |" in texts["table"]
     report.figure(made, tmp_path / "worth.png")
     assert (tmp_path / "worth.png").stat().st_size > 10_000
@@ -609,7 +609,7 @@ def test_the_readme_s_answer_is_made_of_tested_rows(project):
     assert "Difference +5.00 points, 95 % interval" in answer
     assert "in their place: 46.2 %. GAN images do worse (-1.00 to -1.00 points)." in answer
     assert (
-        "as many as 630 photographs with such labels teach (95 % interval 630 to 630)" in answer
+        "like 630 photographs with such labels (95 % interval 630 to 630)" in answer
     )  # half of the way from 400 to 1,000, in the logarithm
 
 

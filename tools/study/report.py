@@ -128,7 +128,7 @@ def worth_in_words(records, labels):
     if not (low_and_high := " to ".join(map(in_two_digits, worth_interval(records, labels)))):
         return score
     number = in_two_digits(worth_of(records, labels))
-    return f"{score}, as many as {number} photographs with such labels teach (95 % interval {low_and_high})"
+    return f"{score}, like {number} photographs with such labels (95 % interval {low_and_high})"
 
 
 def worth_of(records, labels):
@@ -172,7 +172,7 @@ def draw_alone(axis, records, labels, colour, name):
     if worth_interval(records, labels):
         number = worth_of(records, labels)
         axis.plot(number, mean, "D", ms=11, color="black", zorder=5)
-        words = f"as many as {in_two_digits(number)}\nphotographs"
+        words = f"like {in_two_digits(number)}\nphotographs"
         axis.annotate(words, (number, mean), xytext=(14, -14), textcoords="offset points", va="top", fontsize=13)
 
 
