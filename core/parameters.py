@@ -58,9 +58,10 @@ def check_parameters(values, **limits):
     parameters = {name: value for name, value in values.items() if name.isupper() and _is_plain(value)}
     pairs = [(name, value, limits[name]) for name, value in parameters.items() if name in limits]
     wrong = [f"{name} = {value!r}: expected {_in_words(limit)}" for name, value, limit in pairs if not _is_within(value, limit)]
-    wrong += [f"{name}: no parameter has that name. {other} has" for name, other in _misspelt(parameters, limits)]
     if wrong:
         raise ValueError("wrong parameters:\n  " + "\n  ".join(wrong))
+    for name, other in _misspelt(parameters, limits):
+        print(f"{name} is no parameter of this notebook. Did you mean {other}?")
     left_out = NO_PART_OF_TRAINING + OF_DRAWING
     _notebook.update(values=values, checked={name: value for name, value, _ in pairs if name not in left_out})
     return parameters

@@ -151,13 +151,18 @@ def evaluate_and_write(name, trained, run, data, train, validation, **record):
     scores, probabilities = measures.evaluate(saved, data, train, validation)
     write(
         name, dataset=data.name, dataset_md5=data.md5, train_images=len(train), precision=keras.config.dtype_policy().name,
-        optimizer=type(trained.optimizer).__name__.lower(),
+        optimizer=_name_of_optimizer(trained),
         parameter_count=trained.count_params(), epochs_run=len(run["history"]["loss"]), weights_sha256=file_sha256(file),
         **scores, **run, **record,
     )  # fmt: skip
     printed = (f"{key} {value:.4f} " for key, value in scores.items() if key != "test_by_class")
     print(f"{name:10}", *printed, f"{run['seconds'] / 60:.1f} min")
     return probabilities
+
+
+def _name_of_optimizer(model):
+    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)  # within what scales the loss, in float16
+    return type(optimizer).__name__.lower()
 
 
 def read(part, published=False):

@@ -17,7 +17,7 @@ from core.digests import digest
 
 SOURCES = ("auto", "own", "published")
 LEFT_OUT = ("manifest.json", "Thumbs.db", "desktop.ini")  # the last two are Windows's own
-ADVICE = "Run notebook 1 first, with the same DATASET, REAL_FRACTION and VARIANT, or set SYNTHETIC_PER_CLASS = 0"
+ADVICE = "Run notebook 1 first, with the same DATASET, REAL_FRACTION and VARIANT. Or set SYNTHETIC_PER_CLASS = 0"
 
 
 def folder_of_run(part):
@@ -37,7 +37,8 @@ def choose(part, source="auto"):
     else:
         folder, whose = published, "the published ones"
     if not folder.is_dir():
-        raise DataError(f"no GAN images in {folder}. {ADVICE}")
+        advice = "Your own are taken by SYNTHETIC_IMAGES = 'auto'. " if source == "published" else ""
+        raise DataError(f"no GAN images in {folder}. {advice}{ADVICE}")
     return folder, whose
 
 

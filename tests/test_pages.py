@@ -55,6 +55,11 @@ def test_the_answer_in_one_sentence_holds_for_all_kinds_of_labels(monkeypatch, f
     assert pages.answer().startswith(pages.IN_SHORT) == short
 
 
+def test_one_seed_has_no_interval():
+    assert pages.in_short([1.0]) == "Difference +1.00 points (1 seed)."
+    assert pages.in_short([1.0, 1.0]) == "Difference +1.00 points, 95 % interval +1.00 to +1.00 (2 seeds)."
+
+
 def test_the_verdict_of_one_row_of_many_heeds_the_others():
     assert pages.verdict([1.0, 1.1, 0.9], adjusted=0.049) == "they help."
     assert pages.verdict([1.0, 1.1, 0.9], adjusted=0.05) == "no measurable effect after correction for all rows of the study."

@@ -49,11 +49,18 @@ def test_a_file_is_there_before_hours_of_training(tmp_path, monkeypatch):
             check_parameters({name: value})
 
 
-def test_a_misspelt_parameter_is_named_with_the_one_that_was_meant():
-    with pytest.raises(ValueError, match="EPOCH: no parameter has that name. EPOCHS has"):
-        check_parameters(RIGHT | {"EPOCH": 3}, **LIMITS)
+def test_a_misspelt_parameter_is_named_with_the_one_that_was_meant(capsys):
     own = {"SEEDS": [0, 1], "HEIGHT": 3}
     assert check_parameters(RIGHT | own, **LIMITS) == RIGHT | own
+    assert capsys.readouterr().out == ""
+    check_parameters(RIGHT | {"EPOCH": 3}, **LIMITS)
+    assert capsys.readouterr().out == "EPOCH is no parameter of this notebook. Did you mean EPOCHS?\n"
+
+
+def test_a_part_of_the_images_holds_one_a_class_at_least():
+    check_parameters({"REAL_FRACTION": 0.0025})
+    with pytest.raises(ValueError, match="REAL_FRACTION = 0.001: expected float 0.0025 to 1.0"):
+        check_parameters({"REAL_FRACTION": 0.001})
 
 
 def test_what_a_name_may_be_is_said_in_words():

@@ -41,9 +41,9 @@ def test_an_unknown_parameter_is_an_error():
     assert run.literal("float32") == "float32"
 
 
-@pytest.mark.parametrize(("name", "value"), [("RUN", "../vgg16"), ("VARIANT", "../../x"), ("RUN", "a/b"), ("RUN", "vgg16.x")])
+@pytest.mark.parametrize(("name", "value"), [("RUN", "../vgg16"), ("VARIANT", "../../x"), ("RUN", "a/b"), ("VARIANT", "3")])
 def test_a_name_that_is_a_path_is_refused_before_anything_is_written(monkeypatch, name, value):
-    with pytest.raises(SystemExit, match=f"{name} = '{value}': a name has letters, digits and _ alone"):
+    with pytest.raises(SystemExit, match=f"{name} = '?{value}'?: a name is text of letters"):
         started(monkeypatch, "--dataset", "shapes100", "-p", name, value)
 
 

@@ -185,7 +185,9 @@ def test_images_that_are_not_their_manifest_s_are_refused(tmp_path, drawn):
 def test_a_run_s_own_images_come_before_the_published_ones_unless_asked_otherwise(project):
     published, own = project / "synthetic_images" / "cifar100", project / "synthetic_images" / "runs" / "cifar100"
     for source in synthetic.SOURCES:
-        with pytest.raises(DataError, match="no GAN images in .*cifar100. Run notebook 1 first, with the same DATASET"):
+        with pytest.raises(
+            DataError, match="no GAN images in .*cifar100. (Your own .*'auto'. )?Run notebook 1 first, with the same DATASET"
+        ):
             synthetic.choose("cifar100", source)
     published.mkdir(parents=True)
     assert synthetic.choose("cifar100") == (published, "the published ones")

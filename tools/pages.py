@@ -16,7 +16,7 @@ REFERENCES = (  # model, test accuracy in %, how; from the projects named
     ("VGG-16", "74.00", "200 epochs, best epoch: chenyaofo/pytorch-cifar-models"),
     ("VGG-16 + GAN", "44.83", "the experiment this one repeats"),
 )
-IN_SHORT = "**GAN images help where photographs are few, and harm where there are many.**\n\n"
+IN_SHORT = "**A GAN that has seen all images helps a student of few. Beside all of them its images harm.**\n\n"
 VERDICTS = ("they help.", "no measurable effect.", "they harm.")
 RIVAL = ("GAN images do better.", "No measurable difference.", "GAN images do worse.")
 LEVELS = (0.4483, 0.60, 0.65, 0.70)  # validation accuracies to reach; the first was reported for the experiment repeated here
@@ -136,7 +136,9 @@ def compared(made, row):
 
 
 def in_short(differences):
-    """Return the mean of two paired differences (percentage points) or more, and its 95 % interval, in a few words."""
+    """Return the mean of paired differences (percentage points) and, of two or more, its 95 % interval, in a few words."""
+    if len(differences) < 2:
+        return f"Difference {differences[0]:+.2f} points (1 seed)."
     mean, half = measures.mean_and_interval(differences)
     return f"Difference {mean:+.2f} points, 95 % interval {mean - half:+.2f} to {mean + half:+.2f} ({len(differences)} seeds)."
 

@@ -99,8 +99,9 @@ def refuse_unknown(given, chosen=cells.NOTEBOOKS):
 def refuse_paths(given):
     """Exit where a parameter that names files or a folder holds more than a name."""
     for name in ("RUN", "VARIANT"):
-        if not re.fullmatch(r"\w*", str(given.get(name, ""))):
-            sys.exit(f"{name} = {given[name]!r}: a name has letters, digits and _ alone")
+        value = given.get(name, "")
+        if not (isinstance(value, str) and re.fullmatch(r"\w*", value)):
+            sys.exit(f"{name} = {value!r}: a name is text of letters, digits and _ alone")
 
 
 def parameters_of(notebook, recipe, given, dataset, seed=None):

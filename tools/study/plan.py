@@ -130,7 +130,7 @@ INSTEAD = [  # of GAN images, beside the same real ones
     for labels, source in (("distilled", "noise"), ("distilled", "stronger"), ("hard", "stronger"))
     for real in (400, TENTH)
 ]
-CROSSING = [  # with hard labels: where GAN images stop helping, and whether a stronger augmentation does as much
+HARD_CURVE = [  # how much GAN images help, and whether a stronger augmentation does as much
     arm for arm in BESIDE_REAL + INSTEAD if arm.use == "mixed" and arm.real in (400, 1_000, TENTH)
 ]
 FIRST = (  # what tells most
@@ -210,7 +210,7 @@ BLOCKS = [  # (arms, seeds), in order
     (BOTH[:1], TEST),
     (HEADLINE[:3], REST),
     ([arm for arm in HEADLINE if arm.source != "noise"], REST),
-    (CROSSING, TEST),
+    (HARD_CURVE, TEST),
     (BESIDE_REAL, TEST),
     (MORE_STEPS[:3], (1,)),
     (BOTH + UNCHOSEN, SCREEN),
