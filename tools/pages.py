@@ -107,7 +107,7 @@ def study_answer(real=400):
         return ""
     heading = f"**Beside {real} real images, {real // 100} a class.** Teacher and GAN have seen all {plan.ALL:,}.\n"
     alone = [words for labels in report.CURVES if (words := report.worth_in_words(made, labels))]
-    return "\n".join([heading, *beside, "\n**In the place of real images.**\n", *(f"- {line}." for line in alone)]) + "\n"
+    return "\n".join([heading, *beside, "\n**GAN images alone.**\n", *(f"- {line.capitalize()}." for line in alone)]) + "\n"
 
 
 def beside_in_words(made, real, labels, words):

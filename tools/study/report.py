@@ -104,7 +104,7 @@ def worth(real, accuracies, alone):
 
 def worth_text(records):
     """Return the figure, and in words what the generator is worth."""
-    lines = [f"- {line}." for labels in CURVES if (line := worth_in_words(records, labels))]
+    lines = [f"- GAN images alone, {line}." for labels in CURVES if (line := worth_in_words(records, labels))]
     _, teachers = scores(records, "teacher")
     if not lines or not teachers:
         return NONE_YET
@@ -124,11 +124,11 @@ def worth_in_words(records, labels):
         return None
     mean, half = mean_and_half(alone)
     margin = f" ± {half:.1f}" if half else ""
-    score = f"GAN images alone, {CURVES[labels]}: {mean:.1f}{margin} % of the test images"
+    score = f"{CURVES[labels]}: {mean:.1f}{margin} % of the test images"
     if not (low_and_high := " to ".join(map(in_two_digits, worth_interval(records, labels)))):
         return score
     number = in_two_digits(worth_of(records, labels))
-    return f"{score}, like {number} photographs with such labels (95 % interval {low_and_high})"
+    return f"{score}, like {number} photographs with such labels ({low_and_high})"
 
 
 def worth_of(records, labels):
