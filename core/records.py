@@ -362,6 +362,11 @@ def class_changes(pairs):
     return changes.mean(axis=0), chance
 
 
+def low_to_high(mean, half):
+    """Return an interval's ends in words; `half` is half of its width."""
+    return f"{mean - half:+.2f} to {mean + half:+.2f}"
+
+
 def mean_in_words(differences):
     """Return a sentence on paired differences (percentage points): their mean and its 95 % interval over seeds."""
     if len(differences) < 2:
@@ -369,5 +374,5 @@ def mean_in_words(differences):
             f"Difference {differences[0]:+.2f} percentage points. One seed gives no interval." if differences else "No pair yet."
         )
     mean, half = measures.mean_and_interval(differences)
-    interval = f"95 % interval {mean - half:+.2f} to {mean + half:+.2f} (Student's t, {len(differences)} seeds)"
+    interval = f"95 % interval {low_to_high(mean, half)} (Student's t, {len(differences)} seeds)"
     return f"Mean difference {mean:+.2f} percentage points, {interval}."

@@ -102,7 +102,9 @@ Without them it names {without:.1f} %. {in_short(differences)}
 def study_answer(real=400):
     """Return what the study adds to the answer: GAN images beside `real` real ones, and in the place of real ones."""
     made = plan.listed(records.read("study", published=True).values())
-    beside = [line for labels, words in report.CURVES.items() if (line := beside_in_words(made, real, labels, words))]
+    compare = study_statistics.compare(made, plan.rows())
+    effects = {(each.row.arm, each.row.control): each for each in compare if each.p is not None}
+    beside = [line for labels in report.CURVES if (line := beside_in_words(made, effects, real, labels))]
     if not beside:
         return ""
     heading = f"**Beside {real} real images, {real // 100} a class.** Teacher and GAN have seen all {plan.ALL:,}.\n"
@@ -110,19 +112,21 @@ def study_answer(real=400):
     return "\n".join([heading, *beside, "\n**GAN images alone.**\n", *(f"- {line.capitalize()}." for line in alone)]) + "\n"
 
 
-def beside_in_words(made, real, labels, words):
-    """Return what GAN images beside `real` real ones do to a student of such labels, or "" where too few seeds say it."""
-    arm, compare = f"{labels}-{real}", study_statistics.compare(made, plan.rows())
-    effects = {(each.row.arm, each.row.control): each for each in compare if each.p is not None}
+def beside_in_words(made, effects, real, labels):
+    """Return what GAN images beside `real` real ones do to a student of such labels, or "" where too few seeds say it.
+
+    `effects` are the tested rows, by arm and control.
+    """
+    arm = f"{labels}-{real}"
     if not (gain := effects.get((f"{arm}-gan", arm))):
         return ""
     with_gan, without, differences = compared(made, gain.row)
     scores = f"With them a student names {with_gan:.1f} % of the test images, without {without:.1f} %"
-    text = f"- {words.capitalize()}: {verdict(differences, adjusted=gain.adjusted)} {scores}. {in_short(differences)}"
+    words = verdict(differences, adjusted=gain.adjusted)
+    text = f"- {report.CURVES[labels].capitalize()}: {words} {scores}. {in_short(differences)}"
     if rival := effects.get((f"{arm}-gan", f"{arm}-stronger")):
         _, accuracy, gains = compared(made, rival.row)
-        mean, half = measures.mean_and_interval(gains)
-        interval = f"({mean - half:+.2f} to {mean + half:+.2f} points)"
+        interval = f"({records.low_to_high(rival.mean, rival.half)} points)"
         text += f"\n  With the real images, changed more, in their place: {accuracy:.1f} %."
         text += f" {verdict(gains, RIVAL, rival.adjusted).rstrip('.')} {interval}."
     return text
@@ -140,7 +144,7 @@ def in_short(differences):
     if len(differences) < 2:
         return f"Difference {differences[0]:+.2f} points (1 seed)."
     mean, half = measures.mean_and_interval(differences)
-    return f"Difference {mean:+.2f} points, 95 % interval {mean - half:+.2f} to {mean + half:+.2f} ({len(differences)} seeds)."
+    return f"Difference {mean:+.2f} points, 95 % interval {records.low_to_high(mean, half)} ({len(differences)} seeds)."
 
 
 def verdict(differences, words=VERDICTS, adjusted=0.0):

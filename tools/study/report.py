@@ -8,6 +8,7 @@ import numpy as np
 import seaborn
 
 from core import cifar100, measures
+from core.records import low_to_high
 from tools.study import plan, statistics
 
 NONE_YET = "No run has been made yet.\n"
@@ -35,7 +36,7 @@ def table(records):
         if each.p is None:
             interval, adjusted = "screened", ""
         else:
-            interval = f"{each.mean - each.half:+.2f} to {each.mean + each.half:+.2f}"
+            interval = low_to_high(each.mean, each.half)
             adjusted = f"{each.adjusted:.3f}" if each.adjusted >= 0.001 else "< 0.001"
         counts = f"{each.seeds} | {each.mean:+.2f} | {interval} | {adjusted} | {each.minutes:.1f}"
         lines.append(f"| {each.row.use} | {each.row.against} | {counts} |")
