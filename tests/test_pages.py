@@ -7,6 +7,8 @@ import pytest
 from conftest import ROOT
 
 from tools import cells, pages
+from tools.study import plan, report
+from tools.study.statistics import Effect
 
 PAGES = [(page, name) for page, marks in pages.texts().items() for name in marks]
 
@@ -48,10 +50,22 @@ def test_the_verdict_follows_from_the_interval(differences, words):
     assert "after correction" not in pages.verdict(differences)
 
 
-@pytest.mark.parametrize(("few", "short"), [(["they help."] * 2, True), (["they help.", "they harm."], False), ([], False)])
-def test_the_answer_in_one_sentence_holds_for_all_kinds_of_labels(monkeypatch, few, short):
+@pytest.mark.parametrize(
+    ("means", "adjusted", "short"),
+    [
+        ((5.0, 9.0), 0.04, True),
+        ((5.0, 9.0), 0.05, False),
+        ((5.0, 0.5), 0.04, False),
+        ((5.0, -5.0), 0.04, False),
+        ((5.0,), 0.04, False),
+    ],
+)
+def test_the_answer_in_one_sentence_holds_for_all_kinds_of_labels(monkeypatch, means, adjusted, short):
     """Beside all real images the published runs say that GAN images harm."""
-    monkeypatch.setattr(pages, "study_answer", lambda: "\n".join(f"- labels: {words}" for words in few))
+    rows = [plan.Row("use", f"{labels}-{pages.FEW}-gan", f"{labels}-{pages.FEW}") for labels in report.CURVES]
+    effects = [Effect(row, 3, mean, 1.0, 0.01, 4.0, adjusted) for row, mean in zip(rows, means, strict=False)]
+    monkeypatch.setattr(pages, "study_effects", lambda: {(each.row.arm, each.row.control): each for each in effects})
+    monkeypatch.setattr(pages, "study_answer", lambda effects: "")
     assert pages.answer().startswith(pages.IN_SHORT) == short
 
 

@@ -433,6 +433,9 @@ def test_no_run_begins_after_the_minutes_and_a_diverged_one_is_named(world, monk
     assert "FAILED hard-1000-seed2" in capsys.readouterr().out
     made = json.loads((world.folder / "hard-1000-seed1.json").read_text(encoding="utf-8"))
     assert made["diverged"] == "nan"
+    records.write_whole(world.folder / "hard-1000-seed1.json", made | {"code": "another"})
+    assert study.make(listed, world, minutes=0) == (0, 0)
+    assert "Made with other code: hard-1000-seed1. " in capsys.readouterr().out  # the teachers' code matters not
     control = simulated({"tenth-real": 0.0}, seeds=3)
     assert "Without a result, as their loss was no longer finite: hard-1000-seed1." in report.table(
         [made, *control, *simulated({"tenth-merged-1": 0.1}, seeds=3)]
@@ -522,7 +525,7 @@ def test_pairs_are_of_the_same_code_and_only_measured_ones_count():
     made[0]["code"] = "b"  # the arm's seed 0
     assert [pair[0]["seed"] for pair in statistics.pairs(made, row)] == [1, 2, 3]
     assert statistics.pairs(made, dataclasses.replace(row, measure="robust_accuracy")) == []
-    made[0]["code"], made[1]["code"] = next(iter(statistics.SAME_CODE.items()))  # of these it is known
+    made[0]["code"], made[1]["code"] = statistics.SAME_CODE[1], statistics.SAME_CODE[0]  # of these it is known
     assert [pair[0]["seed"] for pair in statistics.pairs(made, row)] == [2, 3]
     for record in made[2:]:
         record["code"] = made[1]["code"]
@@ -580,15 +583,16 @@ def test_the_interval_of_worth_is_of_the_seeds_own_numbers():
         record["test_accuracy"] += gain
     logs = np.log(100) + np.log(10) * np.array([0.7, 0.5, 0.3])
     low, high = scipy.stats.t.interval(0.95, 2, logs.mean(), scipy.stats.sem(logs))
-    assert report.worth_interval(made, "distilled") == pytest.approx((np.exp(low), np.exp(high)))
+    interval = pytest.approx((np.exp(logs.mean()), np.exp(low), np.exp(high)))
+    assert report.worth_and_interval(made, "distilled") == interval
     made[0]["test_accuracy"] += 0.1  # more than 1,000 real images teach
-    assert report.worth_interval(made, "distilled") == ()
+    assert report.worth_and_interval(made, "distilled") is None
     few = [record for record in made if record["seed"] < 2]
-    assert report.worth_interval(few, "distilled") == ()
+    assert report.worth_and_interval(few, "distilled") is None
     assert report.worth_in_words(few, "distilled") == "labels of a teacher: 51.0 % of the test images"
     made[0]["test_accuracy"] -= 0.1
     more = simulated({"distilled-gan-alone": 0.05}, seeds=5, spread=0)[3:]  # of which there are no students of real images
-    assert report.worth_interval(made + more, "distilled") == pytest.approx((np.exp(low), np.exp(high)))
+    assert report.worth_and_interval(made + more, "distilled")[1:] == pytest.approx((np.exp(low), np.exp(high)))
 
 
 def test_the_readme_s_answer_is_made_of_tested_rows(project):
@@ -600,8 +604,8 @@ def test_the_readme_s_answer_is_made_of_tested_rows(project):
         path = project / "results" / "study" / f"{run.name}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         records.write_whole(path, made[run.name] | real)
-        assert number or pages.study_answer() == ""
-    answer = pages.study_answer()
+        assert number or pages.study_answer(pages.study_effects()) == ""
+    answer = pages.study_answer(pages.study_effects())
     assert "**Beside 400 real images, 4 a class.**" in answer
     assert "- Labels of a teacher: they help. With them a student names" in answer
     assert "Hard labels: they" not in answer  # there are no runs with and without

@@ -74,9 +74,10 @@ def make(runs, materials, minutes=None, most=None):
     use_codes = {use: code(use) for use in uses}
     made = known(scale)
     missing = [run for run in runs if not is_done(run, materials, made)]
-    others = sum(same_code(record["code"]) != same_code(environment["code"]) for record in made.values())
-    if others:
-        print(f"{others} runs were made with other code. They count as done, and none of them is compared with a new run.")
+    teachers = [arm.name for arm in plan.TEACHERS]  # whose code matters not: a student's record names the weights
+    own = same_code(environment["code"])
+    if others := [name for name, record in made.items() if same_code(record["code"]) != own and record["arm"] not in teachers]:
+        print(f"Made with other code: {', '.join(others)}. They count as done, and none is compared with a new run.")
     print(f"{len(runs) - len(missing)} of {len(runs)} runs are done, {hours(missing, scale, made)} left", flush=True)
     for number, run in enumerate(missing[:most], 1):
         if minutes is not None and time.perf_counter() - begun > 60 * minutes:

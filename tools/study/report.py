@@ -126,10 +126,10 @@ def worth_in_words(records, labels):
     mean, half = mean_and_half(alone)
     margin = f" ± {half:.1f}" if half else ""
     score = f"{CURVES[labels]}: {mean:.1f}{margin} % of the test images"
-    if not (low_and_high := " to ".join(map(in_two_digits, worth_interval(records, labels)))):
+    if not (numbers := worth_and_interval(records, labels)):
         return score
-    number = in_two_digits(worth_of(records, labels))
-    return f"{score}, like {number} photographs with such labels ({low_and_high})"
+    number, low, high = map(in_two_digits, numbers)
+    return f"{score}, like {number} photographs with such labels ({low} to {high})"
 
 
 def worth_of(records, labels):
@@ -139,23 +139,23 @@ def worth_of(records, labels):
     return worth(real, means, mean_and_half(alone)[0]) if alone else None
 
 
-def worth_interval(records, labels):
-    """Return the 95 % interval of that number (low, high), of the seeds' own, in the logarithm.
+def worth_and_interval(records, labels):
+    """Return that number and its 95 % interval (low, high), of the seeds' own, in the logarithm.
 
-    Empty where fewer than three seeds have the two points of the curve that the number lies between, or where one's curve does
+    None where fewer than three seeds have the two points of the curve that the number lies between, or where one's curve does
     not reach what its GAN images alone teach.
     """
     if not (number := worth_of(records, labels)):
-        return ()
+        return None
     real, _, _ = curve(records, labels, with_gan=False)
     around = {max(each for each in real if each < number), min(each for each in real if each >= number)}
     seeds = {record["seed"] for record in records if record["arm"] == f"{labels}-gan-alone"}
     by_seed = [[record for record in records if record["seed"] == seed] for seed in sorted(seeds)]
     by_seed = [worth_of(own, labels) for own in by_seed if around <= {*curve(own, labels, with_gan=False)[0]}]
     if len(by_seed) < statistics.SEEDS or None in by_seed:
-        return ()
+        return None
     mean, half = measures.mean_and_interval(np.log(by_seed))
-    return math.exp(mean - half), math.exp(mean + half)
+    return number, math.exp(mean - half), math.exp(mean + half)
 
 
 def in_two_digits(number):
@@ -170,8 +170,8 @@ def draw_alone(axis, records, labels, colour, name):
     mean, half = mean_and_half(alone)
     axis.axhline(mean, color=colour, ls=":", lw=2.5, label=name)
     axis.axhspan(mean - half, mean + half, color=colour, alpha=0.15, lw=0)
-    if worth_interval(records, labels):
-        number = worth_of(records, labels)
+    if numbers := worth_and_interval(records, labels):
+        number = numbers[0]
         axis.plot(number, mean, "D", ms=11, color="black", zorder=5)
         words = f"like {in_two_digits(number)}\nphotographs"
         axis.annotate(words, (number, mean), xytext=(14, -14), textcoords="offset points", va="top", fontsize=13)

@@ -8,13 +8,9 @@ import scipy.special
 
 from core import measures
 
-SAME_CODE = {  # digests of code that differ in nothing that a student does
-    "e31138933630185f": "78f201977967769f",
-    "a2e47041dde9ddf9": "78f201977967769f",
-    "e129b5672daeff94": "78f201977967769f",
-    "ebd86893a4afd625": "78f201977967769f",
-    "eccdd9ca999c62f5": "78f201977967769f",
-}
+SAME_CODE = (  # digests of code that differ in nothing that a student does
+    "78f201977967769f", "e31138933630185f", "a2e47041dde9ddf9", "e129b5672daeff94", "ebd86893a4afd625", "eccdd9ca999c62f5",
+)  # fmt: skip
 SEEDS = 3  # that a row is tested with; one of fewer is screened
 
 
@@ -79,7 +75,7 @@ def kind(record):
 
 def same_code(digest):
     """Return a digest of code, the same for codes that make the same numbers."""
-    return SAME_CODE.get(digest, digest)
+    return SAME_CODE[0] if digest in SAME_CODE else digest
 
 
 def same_sources(record, control):
