@@ -169,10 +169,13 @@ TENTH_ALONE = [
     Arm("tenth-real", **PLACES["tenth"]),
     Arm("tenth-distilled", "distilled", **PLACES["tenth"]),
     Arm("tenth-distilled-gan", "distilled", **PLACES["tenth"], share=0.5),
-    Arm("tenth-real-longer", **PLACES["tenth"], longer=2),
 ]
 MERGED = [merged(place, ratio) for place in PLACES for ratio in (0.04, 0.25, 1.0)]
-LONGER = [Arm("hard-45000-longer", longer=2), Arm("hard-45000-gan-longer", share=SHARES[ALL], longer=2)]
+LONGER = [
+    Arm("hard-45000-longer", longer=2),
+    Arm("hard-45000-gan-longer", share=SHARES[ALL], longer=2),
+    Arm("tenth-real-longer", **PLACES["tenth"], longer=2),
+]
 FILTERED = [merged(place, ratio, "filtered", source="filtered") for place in PLACES for ratio in (0.25, 1.0)]
 TAUGHT = [merged(place, ratio, "taught", labels="teacher") for place in PLACES for ratio in (0.25, 1.0)]
 CONTROLS = [
@@ -212,16 +215,16 @@ BLOCKS = [  # (arms, seeds), in order
     ([arm for arm in HEADLINE if arm.source != "noise"], REST),
     (HARD_CURVE, TEST),
     (BESIDE_REAL, TEST),
-    (MORE_STEPS[:3], (1,)),
-    (BOTH + UNCHOSEN, SCREEN),
     (TEACHERS[1:], (0,)),
-    (TENTH_ALONE + MERGED + LONGER + FILTERED + TAUGHT, SCREEN),
+    (TENTH_ALONE + MERGED + FILTERED + TAUGHT, SCREEN),
+    (IN_TURN + PARTNERS + BESIDE, SCREEN),
     (CONTROLS, SCREEN),
-    (IN_TURN + PARTNERS, SCREEN),
-    (BESIDE, SCREEN),
-    (MORE_STEPS, SCREEN),
     (TAIL, SCREEN),
+    (BOTH + UNCHOSEN, SCREEN),
+    (MORE_STEPS[:3], (1,)),
+    (LONGER, SCREEN),
     (ROBUST, TEST),
+    (MORE_STEPS, SCREEN),
     (HEADLINE, REST),
 ]
 
