@@ -494,6 +494,7 @@ def simulated(effects, seeds=5, spread=0.003, seed=0):
         "code": "a",
         "precision": "float32",
         "dataset": "cifar100",
+        "model": "VGG-16 x0.25",
         "seconds": 60,
         "device": "a device",
         "real_images": 400,
@@ -557,9 +558,9 @@ def test_the_page_and_the_figure_say_what_the_records_say(tmp_path):
         arms = {f"{labels}-{real}": 0.1 * place for labels in report.CURVES} | {f"distilled-{real}-gan": 0.1 * place + 0.02}
         made += [record | {"real_images": real} for record in simulated(arms, seeds=3, spread=0)]
     texts = report.texts(made)
-    assert "like 200 photographs" in texts["worth"]  # half of the way from 100 to 400, in the logarithm
-    assert "(200 to 200)" in texts["worth"]  # all seeds alike
-    assert texts["worth"].count("photographs with such labels") == 1
+    assert report.like_photographs(made, "distilled") == "200 photographs with labels of a teacher (200 to 200)"
+    assert report.like_photographs(made, "hard") is None
+    assert "- GAN images alone, labels of a teacher: test accuracy" in texts["worth"]
     assert "| beside 400 real images, distilled | the same without GAN images | 3 | +2.00 |" in texts["table"]
     report.figure(made, tmp_path / "worth.png")
     assert (tmp_path / "worth.png").stat().st_size > 10_000
@@ -589,7 +590,8 @@ def test_the_interval_of_worth_is_of_the_seeds_own_numbers():
     assert report.worth_and_interval(made, "distilled") is None
     few = [record for record in made if record["seed"] < 2]
     assert report.worth_and_interval(few, "distilled") is None
-    assert report.worth_in_words(few, "distilled") == "labels of a teacher: 51.0 % of the test images"
+    assert report.like_photographs(few, "distilled") is None
+    assert report.alone_in_words(few, "distilled") == "GAN images alone, labels of a teacher: test accuracy 51.0 %."
     made[0]["test_accuracy"] -= 0.1
     more = simulated({"distilled-gan-alone": 0.05}, seeds=5, spread=0)[3:]  # of which there are no students of real images
     assert report.worth_and_interval(made + more, "distilled")[1:] == pytest.approx((np.exp(low), np.exp(high)))
@@ -607,12 +609,13 @@ def test_the_readme_s_answer_is_made_of_tested_rows(project):
         assert number or pages.study_answer(pages.study_effects()) == ""
     answer = pages.study_answer(pages.study_effects())
     assert "**Beside 400 real images, 4 a class.**" in answer
-    assert "- Labels of a teacher: they help. With them a student names" in answer
+    assert "- Labels of a teacher: they help. Test accuracy with them" in answer
     assert "Hard labels: they" not in answer  # there are no runs with and without
     assert "Teacher and GAN have seen all 45,000." in answer
     assert "Difference +5.00 points, 95 % interval" in answer
-    assert "in their place: 46.2 %. GAN images do worse (-1.00 to -1.00 points)." in answer
-    assert "like 630 photographs with such labels (630 to 630)" in answer  # half of the way from 400 to 1,000, in the logarithm
+    assert "augmentation in their place: 46.2 %. GAN images do worse (-1.00 to -1.00 points)." in answer
+    half_of_the_way = "630 photographs with labels of a teacher (630 to 630)"  # from 400 to 1,000, in the logarithm
+    assert f"teach like {half_of_the_way}." in answer
 
 
 def test_only_listed_runs_of_committed_code_are_published(project, capsys):

@@ -12,11 +12,11 @@ from tools.study import plan, report
 from tools.study import statistics as study_statistics
 
 REFERENCES = (  # model, test accuracy in %, how; from the projects named
-    ("VGG-16", "77.98", "300 epochs, AutoAugment and Cutout, best epoch: README of SNN_Calibration (Li et al., 2021)"),
-    ("VGG-16", "74.00", "200 epochs, best epoch: chenyaofo/pytorch-cifar-models"),
+    ("VGG-16", "77.98", "300 epochs, AutoAugment and Cutout, best epoch: [Li et al., 2021](https://github.com/yhhhli/SNN_Calibration)"),
+    ("VGG-16", "74.00", "200 epochs, best epoch: [pytorch-cifar-models](https://github.com/chenyaofo/pytorch-cifar-models)"),
     ("VGG-16 + GAN", "44.83", "the experiment this one repeats"),
 )
-IN_SHORT = "**A GAN that has seen all images helps a student of few. Beside all of them its images harm.**\n\n"
+IN_SHORT = "**Where photographs are few, images of a GAN that has seen many help. Beside all photographs they harm.**\n\n"
 VERDICTS = ("they help.", "no measurable effect.", "they harm.")
 RIVAL = ("GAN images do better.", "No measurable difference.", "GAN images do worse.")
 FEW = 400  # real images of the study's student that the answer tells of
@@ -89,13 +89,13 @@ def answer():
     with_gan, without = (100 * statistics.mean(values) for values in accuracy.values())
     differences = records.differences(accuracy)
     mixed = published["vgg16_gan"]
-    network = f"VGG-16 with {mixed['parameters']['WIDTH']:.0%} of its channels".replace("%", " %")
+    network = published["vgg16"]["model"]
     beside = f"{mixed['synthetic_per_class']} GAN images a class beside {mixed['train_images'] // 100} real ones"
     effects = study_effects()
     short = IN_SHORT if verdict(differences) == VERDICTS[-1] and helps_few(effects) else ""
     return f"""{short}**Beside all real images: {verdict(differences)}**
-With {beside}, {network} names {with_gan:.1f} % of the test images.
-Without them it names {without:.1f} %. {in_short(differences)}
+{network}, test accuracy with {beside}: {with_gan:.1f} %. Without them: {without:.1f} %.
+{in_short(differences)}
 
 {study_answer(effects)}"""
 
@@ -124,8 +124,9 @@ def study_answer(effects, real=FEW):
     if not beside:
         return ""
     heading = f"**Beside {real} real images, {real // 100} a class.** Teacher and GAN have seen all {plan.ALL:,}.\n"
-    alone = [words for labels in report.CURVES if (words := report.worth_in_words(made, labels))]
-    return "\n".join([heading, *beside, "\n**GAN images alone.**\n", *(f"- {line.capitalize()}." for line in alone)]) + "\n"
+    alone = [words for labels in report.CURVES if (words := report.like_photographs(made, labels))]
+    worth = [f"\n**GAN images alone** teach like {', and like '.join(alone)}."] if alone else []
+    return "\n".join([heading, *beside, *worth]) + "\n"
 
 
 def beside_in_words(made, effects, real, labels):
@@ -137,13 +138,13 @@ def beside_in_words(made, effects, real, labels):
     if not (gain := effects.get((f"{arm}-gan", arm))):
         return ""
     with_gan, without, differences = compared(made, gain.row)
-    scores = f"With them a student names {with_gan:.1f} % of the test images, without {without:.1f} %"
+    scores = f"Test accuracy with them {with_gan:.1f} %, without {without:.1f} %"
     words = verdict(differences, adjusted=gain.adjusted)
-    text = f"- {report.CURVES[labels].capitalize()}: {words} {scores}. {in_short(differences)}"
+    text = f"- {report.CURVES[labels].capitalize()}: {words} {scores}.\n  {in_short(differences)}"
     if rival := effects.get((f"{arm}-gan", f"{arm}-stronger")):
         _, accuracy, gains = compared(made, rival.row)
         interval = f"({records.low_to_high(rival.mean, rival.half)} points)"
-        text += f"\n  With the real images, changed more, in their place: {accuracy:.1f} %."
+        text += f"\n  With a stronger augmentation in their place: {accuracy:.1f} %."
         text += f" {verdict(gains, RIVAL, rival.adjusted).rstrip('.')} {interval}."
     return text
 
@@ -186,7 +187,7 @@ def summary_table():
     table, devices = "\n".join(lines), sorted({record["device"] for record in classifiers("cifar100")})
     return f"""{table}
 
-x0.5: half the paper's channels. Intervals: 95 %, over seeds. "To 60 %": minutes to that validation accuracy.
+x0.5: half the paper's channels. Intervals: 95 %, over seeds. "To 60 %": minutes to that validation accuracy, where all seeds reach it.
 Device: {"; ".join(devices)}.
 """
 

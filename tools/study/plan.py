@@ -260,7 +260,7 @@ def listed(records, scale=FULL):
 # ---------------------------------------------------------------------------------------------------- the table
 
 FEWER = "the same real images, none in their place"
-NOISE, STRONGER = "noise in their place", "real images, changed more, in their place"
+NOISE, STRONGER = "noise in their place", "a stronger augmentation in their place"
 
 
 def rows():
@@ -286,7 +286,7 @@ def rows():
     ]
     long = f"beside 400 real images, distilled, {LONG} times the steps"
     found.append(Row(long, "distilled-400-gan-long", "distilled-400-long"))
-    changed = "beside 400 real images, GAN images changed more, distilled"
+    changed = "beside 400 real images, GAN images under a stronger augmentation, distilled"
     found.append(Row(changed, "distilled-400-gan-stronger", "distilled-400-stronger", STRONGER))
     found.append(Row(changed, "distilled-400-gan-stronger", "distilled-400-gan", "GAN images as they are"))
     found.append(Row("a tenth: distilled, generator and teacher of that tenth", "tenth-distilled-gan", "tenth-distilled"))
@@ -313,7 +313,7 @@ def alone_rows():
         Row(alone, "distilled-gan-alone", "distilled-1000", photographs),
         Row(every, "distilled-gan-alone-unchosen", "distilled-gan-alone", "the best of four"),
         Row(
-            "GAN images alone, changed more, distilled",
+            "GAN images alone under a stronger augmentation, distilled",
             "distilled-gan-alone-stronger",
             "distilled-gan-alone",
             "the same as they are",

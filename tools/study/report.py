@@ -104,32 +104,32 @@ def worth(real, accuracies, alone):
 
 
 def worth_text(records):
-    """Return the figure, and in words what the generator is worth."""
-    lines = [f"- GAN images alone, {line}." for labels in CURVES if (line := worth_in_words(records, labels))]
+    """Return the figure, and in words what GAN images alone teach."""
+    lines = [f"- {line}" for labels in CURVES if (line := alone_in_words(records, labels))]
     _, teachers = scores(records, "teacher")
     if not lines or not teachers:
         return NONE_YET
-    lines.append(f"- The teacher itself, which has seen all {plan.ALL:,}: {teachers[0]:.1f} %.")
+    lines.append(f"- The teacher itself, which has seen all {plan.ALL:,} and trained for twice as long: {teachers[0]:.1f} %.")
     _, taught = scores(records, "distilled-gan-alone")
     lines += [f"- GAN images alone with its labels: {mean_and_half(taught)[0] / teachers[0]:.2f} of that."] if taught else []
     return "![Accuracy by the number of real images](../results/study/worth.png)\n\n" + "\n".join(lines) + "\n"
 
 
-def worth_in_words(records, labels):
-    """Return what students of GAN images alone score and, where enough seeds say it, how many photographs teach as much.
-
-    None without such students.
-    """
+def alone_in_words(records, labels):
+    """Return what students of GAN images alone score, or None without such students."""
     _, alone = scores(records, f"{labels}-gan-alone")
     if not alone:
         return None
     mean, half = mean_and_half(alone)
-    margin = f" ± {half:.1f}" if half else ""
-    score = f"{CURVES[labels]}: {mean:.1f}{margin} % of the test images"
+    return f"GAN images alone, {CURVES[labels]}: test accuracy {mean:.1f}{f' ± {half:.1f}' if half else ''} %."
+
+
+def like_photographs(records, labels):
+    """Return in words how many photographs teach as much as GAN images alone, where enough seeds say it, or None."""
     if not (numbers := worth_and_interval(records, labels)):
-        return score
+        return None
     number, low, high = map(in_two_digits, numbers)
-    return f"{score}, like {number} photographs with such labels ({low} to {high})"
+    return f"{number} photographs with {CURVES[labels]} ({low} to {high})"
 
 
 def worth_of(records, labels):
@@ -162,6 +162,17 @@ def in_two_digits(number):
     return f"{float(f'{number:.2g}'):,.0f}"
 
 
+def draw_curve(axis, points, with_gan, colour, words):
+    """Draw what `curve` returned; a point without an interval, of too few seeds, is hollow."""
+    real, means, halves = map(np.array, points)
+    if len(real):
+        beside = real * (1.03 if with_gan else 0.97)  # so that no bar hides another
+        style = {"marker": "o" if with_gan else "s", "ms": 7, "color": colour}
+        name = f"{words}, {'with' if with_gan else 'without'} GAN images"
+        axis.errorbar(beside, means, halves, ls="-" if with_gan else "--", lw=2.5, capsize=4, label=name, **style)
+        axis.plot(beside[halves == 0], means[halves == 0], ls="", mfc="white", mew=2, zorder=4, **style)
+
+
 def draw_alone(axis, records, labels, colour, name):
     """Draw what GAN images alone teach: a line, its interval as a band, and where it meets the curve of real images."""
     _, alone = scores(records, f"{labels}-gan-alone")
@@ -173,7 +184,7 @@ def draw_alone(axis, records, labels, colour, name):
     if numbers := worth_and_interval(records, labels):
         number = numbers[0]
         axis.plot(number, mean, "D", ms=11, color="black", zorder=5)
-        words = f"like {in_two_digits(number)}\nphotographs"
+        words = f"GAN images alone:\nlike {in_two_digits(number)} photographs"
         axis.annotate(words, (number, mean), xytext=(14, -14), textcoords="offset points", va="top", fontsize=13)
 
 
@@ -191,22 +202,20 @@ def figure(records, path):
     drawing, axis = plt.subplots(figsize=(9, 5.5), layout="constrained")
     axis.set_xscale("log")
     for colour, (labels, words) in zip(seaborn.color_palette("colorblind"), CURVES.items(), strict=False):
-        for with_gan, style, marker in ((True, "-", "o"), (False, "--", "s")):
-            real, means, halves = curve(records, labels, with_gan)
-            name = f"{words}, {'with' if with_gan else 'without'} GAN images"
-            if real:
-                beside = np.array(real) * (1.03 if with_gan else 0.97)  # so that no bar hides another
-                axis.errorbar(beside, means, halves, color=colour, ls=style, marker=marker, ms=7, lw=2.5, capsize=4, label=name)
+        for with_gan in (True, False):
+            draw_curve(axis, curve(records, labels, with_gan), with_gan, colour, words)
         draw_alone(axis, records, labels, colour, f"{words}, GAN images alone")
-        draw_rival(axis, records, labels, colour, f"{words}, real images changed more")
-    axis.set_xticks(plan.REAL, [f"{real:,}" for real in plan.REAL])
+        draw_rival(axis, records, labels, colour, f"{words}, stronger augmentation instead")
+    seen = sorted({real for labels in CURVES for with_gan in (True, False) for real in curve(records, labels, with_gan)[0]})
+    axis.set_xticks(seen, [f"{real:,}" for real in seen])
     axis.minorticks_off()
     axis.set_xlabel("real images the student may see", fontsize=14)
-    axis.set_ylabel("test accuracy (%)", fontsize=14)
+    axis.set_ylabel("test accuracy of the student (%)", fontsize=14)
     axis.tick_params(labelsize=13)
     axis.grid(alpha=0.3)
     drawing.legend(*axis.get_legend_handles_labels(), fontsize=12, loc="outside lower center", ncols=2, handlelength=3.5)
     title = ", ".join(sorted({cifar100.TITLES[record["dataset"]] for record in records}))
-    drawing.suptitle(f"{title}: what is a generator worth in photographs?", fontsize=14)
+    students = ", ".join(sorted({record["model"] for record in records}))
+    drawing.suptitle(f"{title}, students {students}: what is a generator worth in photographs?", fontsize=14)
     drawing.savefig(path, dpi=110, metadata={"Software": None})
     plt.close(drawing)
