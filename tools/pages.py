@@ -11,9 +11,10 @@ from tools import bench, cells, parity
 from tools.study import plan, report
 from tools.study import statistics as study_statistics
 
+GITHUB = "https://github.com"
 REFERENCES = (  # model, test accuracy in %, how; from the projects named
-    ("VGG-16", "77.98", "300 epochs, AutoAugment and Cutout, best epoch: [Li et al., 2021](https://github.com/yhhhli/SNN_Calibration)"),
-    ("VGG-16", "74.00", "200 epochs, best epoch: [pytorch-cifar-models](https://github.com/chenyaofo/pytorch-cifar-models)"),
+    ("VGG-16", "77.98", f"300 epochs, AutoAugment and Cutout, best epoch: [Li et al., 2021]({GITHUB}/yhhhli/SNN_Calibration)"),
+    ("VGG-16", "74.00", f"200 epochs, best epoch: [pytorch-cifar-models]({GITHUB}/chenyaofo/pytorch-cifar-models)"),
     ("VGG-16 + GAN", "44.83", "the experiment this one repeats"),
 )
 IN_SHORT = "**Where photographs are few, images of a GAN that has seen many help. Beside all photographs they harm.**\n\n"
@@ -187,7 +188,8 @@ def summary_table():
     table, devices = "\n".join(lines), sorted({record["device"] for record in classifiers("cifar100")})
     return f"""{table}
 
-x0.5: half the paper's channels. Intervals: 95 %, over seeds. "To 60 %": minutes to that validation accuracy, where all seeds reach it.
+x0.5: half the paper's channels. Intervals: 95 %, over seeds.
+"To 60 %": minutes to that validation accuracy, where all seeds reach it.
 Device: {"; ".join(devices)}.
 """
 
@@ -217,16 +219,16 @@ def before_table():
 def expected(notebook):
     """Return what a notebook's first cell says: how long it takes, and what comes out."""
     published = records.read("cifar100", published=True)
+    trains, says = "minutes of training", "test accuracy"
     if notebook == "gan_synthetic_images":
         rows = [("`make run`", published["gan"], "gan_train"), ("`make long`", published["gan_long"], "gan_train")]
-        says = "a classifier trained on the images alone scores"
+        trains, says = "minutes for the GAN alone", "validation accuracy of a classifier trained on its images alone"
     elif notebook == "vgg16_with_gan":
         rows = [("without GAN images", published["vgg16"], "test_accuracy")]
         rows += [("with GAN images", published["vgg16_gan"], "test_accuracy")]
-        says = "test accuracy"
     else:
-        rows, says = [(published["resnet"]["model"], published["resnet"], "test_accuracy")], "test accuracy"
-    lines = [f"| | minutes of training | {says} |", "|---|---:|---:|"]
+        rows = [(published["resnet"]["model"], published["resnet"], "test_accuracy")]
+    lines = [f"| | {trains} | {says} |", "|---|---:|---:|"]
     lines += [f"| {run} | {record['seconds'] / 60:.0f} | {100 * record[key]:.1f} % |" for run, record, key in rows]
     return "\n".join(lines) + f"\n\nOn {rows[0][1]['device']}. Slower processors take twice as long or more.\n"
 
