@@ -1,4 +1,4 @@
-SCALES = long wide wide-resnet best adam scarce gpu
+SCALES = long wide wide-resnet best adam scarce tail gpu
 .PHONY: run $(SCALES) test browser soak fuzz bench parity study study-smoke lab lint format publish clean
 PYTHON ?= python3
 BIN = .venv/bin

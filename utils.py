@@ -30,6 +30,20 @@ def split(labels, validation=0.1, real_fraction=1.0, seed=0):
     return np.sort(np.concatenate(train)), np.sort(np.concatenate(held_out))
 
 
+def long_tail(labels, imbalance, seed=0):
+    """Return sorted indices of a long-tailed part of a training split: exponentially fewer images from class to class.
+
+    Of the first class there are `imbalance` times as many as of the last (Cui et al., 2019); 1 keeps all. `seed` decides which
+    class comes where, and which images stay.
+    """
+    rng = np.random.default_rng((seed, 21))
+    chosen = []
+    for place, label in enumerate(rng.permutation(100)):
+        indices = rng.permutation(np.flatnonzero(labels == label))
+        chosen.append(indices[: max(1, round(len(indices) * imbalance ** (-place / 99)))])
+    return np.sort(np.concatenate(chosen))
+
+
 # ---------------------------------------------------------------------------------------------------- normalise
 
 

@@ -70,14 +70,16 @@ def at_hand():
     return "cifar100" if find_cifar100() else "shapes100"
 
 
-def part(name, real_fraction, variant=""):
+def part(name, real_fraction, variant="", imbalance=1.0):
     """Return the folder's name and the title of runs on a dataset of which `real_fraction` (0 to 1) is trained on.
 
-    `variant` is a word that gives runs of another scale a folder of their own.
+    `variant` is a word that gives runs of another scale a folder of their own; `imbalance` is that of a long-tailed split.
     """
     folder, title = name, TITLES[name]
     if real_fraction != 1:
         folder, title = f"{name}-{real_fraction}", f"{title}, {real_fraction} of its training images"
+    if imbalance != 1:
+        folder, title = f"{folder}-tail{imbalance:g}", f"{title}, long-tailed ({imbalance:g} to 1)"
     return "-".join(filter(None, (folder, variant))), title
 
 

@@ -17,7 +17,8 @@ ONE_A_CLASS = 0.0025  # of CIFAR-100's training images
 # a pair of ints or of floats (an int is welcome too), a tuple of choices, `str`, a regular expression, or words in a set: one of
 # these or the path of a file
 LIMITS = {
-    "DATASET": DATASETS, "REAL_FRACTION": (ONE_A_CLASS, 1.0), "SEED": (0, 2**31), "VARIANT": re.compile(r"[a-z]*"),
+    "DATASET": DATASETS, "REAL_FRACTION": (ONE_A_CLASS, 1.0), "IMBALANCE": (1.0, 10_000.0), "SEED": (0, 2**31),
+    "VARIANT": re.compile(r"[a-z]*"),
     "PRECISION": PRECISIONS, "RESUME": (True, False), "LOGS": str, "PICTURE": {""}, "EPOCHS": (1, 10_000),
     "BATCH_SIZE": (2, 4096), "LEARNING_RATE": (1e-8, 10.0), "PATIENCE": (1, 10_000),
     # GAN

@@ -112,7 +112,9 @@ def write(name, **record):
 
 def _folder_of(record):
     """Return the folder that a notebook's record and files are written to."""
-    return run_folder(cifar100.part(record["dataset"], record["real_fraction"], record["parameters"].get("VARIANT", ""))[0])
+    set_by = record["parameters"]
+    variant, imbalance = set_by.get("VARIANT", ""), set_by.get("IMBALANCE", 1.0)
+    return run_folder(cifar100.part(record["dataset"], record["real_fraction"], variant, imbalance)[0])
 
 
 def write_whole(path, record):

@@ -38,6 +38,9 @@ def test_a_part_of_a_dataset_has_a_name_a_title_and_records_of_its_own(project):
     paths = [records.write("run", **record(real_fraction=fraction)) for fraction in (1.0, 0.5)]
     assert [path.relative_to(project) for path in paths] == [Path(f"runs/shapes100{end}/run.json") for end in ("", "-0.5")]
     assert records.read("shapes100-0.5")["run"]["real_fraction"] == 0.5
+    title = "CIFAR-100, long-tailed (100 to 1)"
+    assert cifar100.part("cifar100", 1.0, imbalance=100.0) == ("cifar100-tail100", title)
+    assert cifar100.published("cifar100-tail100") == ["cifar100-tail100"]  # never a GAN that has seen all images
     assert cifar100.part("cifar100", 0.1, "gpu") == ("cifar100-0.1-gpu", "CIFAR-100, 0.1 of its training images")
     path = records.write("run", **record(parameters={"VARIANT": "gpu"}))
     assert path == project / "runs" / "shapes100-gpu" / "run.json"

@@ -14,6 +14,7 @@ import scipy.stats
 from conftest import ROOT
 
 import core
+import utils
 from core import checkpoints, records
 from core.cifar100 import DataError
 from tools import pages, publish
@@ -331,12 +332,22 @@ def test_images_beside_have_batch_norm_statistics_of_their_own(world):
 
 def test_a_long_tail_is_filled_up_evenly():
     labels = np.repeat(np.arange(100), 450)
-    kept = tail.long_tail(labels, 100, seed=0)
+    kept = utils.long_tail(labels, 100)
     counts = np.bincount(labels[kept], minlength=100)
     assert (counts.max(), counts.min()) == (450, 4)
     assert np.median(counts) == pytest.approx(45, abs=2)
     fill = tail.filling(labels[kept], labels)
     assert set(counts + np.bincount(labels[fill], minlength=100)) == {450}
+    assert utils.long_tail(labels, 1.0).tolist() == list(range(45_000))
+
+
+def test_the_long_tailed_split_is_that_of_the_notebooks_for_all_seeds(world):
+    (train, validation), (few, unseen) = world.split(), world.split("tail")
+    assert set(few) < set(train)
+    assert np.array_equal(few, train[utils.long_tail(world.data.y_train[train], materials.IMBALANCE)])
+    assert np.array_equal(unseen, validation)
+    for seed in (1, 2):
+        assert np.array_equal(world.chosen(seed, plan.ALL, "tail"), few)
 
 
 def test_logit_adjustment_takes_the_frequencies_off(world):

@@ -17,7 +17,10 @@ from core.digests import digest, file_sha256
 from tools import cells
 from tools.study import stand_in
 
-GENERATORS = {1.0: ("cifar100", "gan_long"), 0.1: ("cifar100-0.1", "gan")}  # published ones, by what they have seen
+TAIL, IMBALANCE = "tail", 100.0  # what stands for a fraction: a long-tailed part of the training split
+GENERATORS = {  # published ones, by what they have seen
+    1.0: ("cifar100", "gan_long"), 0.1: ("cifar100-0.1", "gan"), TAIL: (f"cifar100-tail{IMBALANCE:g}", "gan_tail"),
+}  # fmt: skip
 CODE = (  # that all runs are made with; what a use adds stands in its own file
     *(f"core/{name}.py" for name in ("batches", "checkpoints", "cifar100", "devices", "fast", "measures", "muon", "schedules")),
     *(f"tools/study/{name}.py" for name in ("batches", "distilled", "materials", "mixed", "training")),
@@ -37,7 +40,10 @@ class Materials:
         return utils.load(self.scale.dataset)
 
     def split(self, fraction=1.0):
-        """Return train and validation indices, those of the notebooks; `fraction` (0 to 1) of the training split."""
+        """Return train and validation indices, those of the notebooks; `fraction` (0 to 1) of the training split, or TAIL."""
+        if fraction == TAIL:
+            train, validation = self.split()
+            return train[utils.long_tail(self.data.y_train[train], IMBALANCE)], validation
         return utils.split(self.data.y_train, real_fraction=fraction)
 
     def chosen(self, seed, n, fraction=1.0):

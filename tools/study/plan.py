@@ -2,8 +2,7 @@
 
 Most uses are screened first: two seeds, judged by the validation images. Those that may help get more seeds and are tested.
 
-Not there yet: a long-tailed split whose generator has seen that split alone (the one here has seen all training images), and
-students started from the discriminator's features.
+Not there yet: students started from the discriminator's features.
 """
 
 import dataclasses
@@ -56,7 +55,8 @@ class Arm:
 
     `use` is the file that prepares it. `share` (0 to 1) of each batch is not from the `real` images but from `source`
     (mixed.SOURCES), `extra` different images at most; their labels are "hard" or the "teacher"'s. Generator and teacher have seen
-    `fraction` of the training split, which the real images are taken from. `batch` and `longer` multiply batch size and steps.
+    `fraction` of the training split ("tail": a long-tailed part), which the real images are taken from. `batch` and `longer`
+    multiply batch size and steps.
     """
 
     name: str
@@ -66,7 +66,7 @@ class Arm:
     source: str = "gan"
     extra: int = ALL
     labels: str = "hard"
-    fraction: float = 1.0
+    fraction: float | str = 1.0
     batch: float = 1.0
     longer: int = 1
     kept: bool = False  # its network is saved: a teacher
@@ -202,7 +202,7 @@ BESIDE = [
     *(Arm(f"{place}-beside", "beside", **PLACES[place], share=0.5, options={"weight": 0.5}) for place in PLACES),
     *(Arm(f"{place}-more", **PLACES[place], batch=1.5) for place in PLACES),
 ]
-TAIL = [Arm(f"tail-{kind}", "tail", options={"imbalance": 100, "kind": kind}) for kind in ("filled", "plain", "adjusted")]
+TAIL = [Arm(f"tail-{kind}", "tail", fraction="tail", options={"kind": kind}) for kind in ("filled", "plain", "adjusted")]
 ATTACK = {"radius": 8.0, "steps": 3, "last_steps": 20, "restarts": 2}  # radius in grey levels of 0 to 255
 ROBUST = [Arm(f"robust-{share:g}", "robust", share=share, options=ATTACK) for share in (0.3, 0.7, 0.0)]
 

@@ -10,6 +10,7 @@ from core import measures
 
 SAME_CODE = (  # digests of code that differ in nothing that a student does
     "78f201977967769f", "e31138933630185f", "a2e47041dde9ddf9", "e129b5672daeff94", "ebd86893a4afd625", "eccdd9ca999c62f5",
+    "0dd7db76d989513b",
 )  # fmt: skip
 SEEDS = 3  # that a row is tested with; one of fewer is screened
 

@@ -1,7 +1,4 @@
-"""A long-tailed training split: its tail filled up with GAN images, left as it is, or met by logit adjustment.
-
-The generator at hand has seen all training images, those that the long-tailed split leaves out too.
-"""
+"""A long-tailed training split: its tail filled up with GAN images, left as it is, or met by logit adjustment."""
 
 import dataclasses
 
@@ -28,19 +25,6 @@ class Adjusted(keras.Model):
         return ops.mean(keras.losses.categorical_crossentropy(y, frequent / ops.sum(frequent, axis=-1, keepdims=True)))
 
 
-def long_tail(labels, imbalance, seed):
-    """Return sorted indices of images, exponentially fewer from class to class, in an order that `seed` chooses.
-
-    Of the first class there are `imbalance` times as many as of the last.
-    """
-    rng = np.random.default_rng((seed, 21))
-    chosen = []
-    for place, label in enumerate(rng.permutation(100)):
-        indices = rng.permutation(np.flatnonzero(labels == label))
-        chosen.append(indices[: max(1, round(len(indices) * imbalance ** (-place / 99)))])
-    return np.sort(np.concatenate(chosen))
-
-
 def filling(labels, generated_labels):
     """Return sorted indices of generated images that bring each class up to the number of the most frequent one, or near it."""
     missing = np.bincount(labels, minlength=100).max() - np.bincount(labels, minlength=100)
@@ -51,8 +35,6 @@ def prepare(arm, seed, materials):
     """Return the model that is trained, the network that is measured, and the batches."""
     scale, kind = materials.scale, arm.options["kind"]
     images, labels = materials.photographs(seed, arm.real, arm.fraction)
-    kept = long_tail(labels, arm.options["imbalance"], seed)
-    images, labels = images[kept], labels[kept]
     parts = [Part(images, one_hot(labels, scale.label_smoothing), scale.batch_size)]
     if kind == "filled":
         generated, generated_labels = mixed.gan(arm, seed, materials)
