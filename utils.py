@@ -2,6 +2,8 @@
 
 import core  # first: it prepares TensorFlow, which Keras loads
 
+import importlib.util
+
 import ipywidgets
 import keras
 import matplotlib.pyplot as plt
@@ -10,9 +12,20 @@ import seaborn
 from IPython import get_ipython
 from IPython.display import display
 
-from core.cifar100 import DataError, load  # noqa: F401 (load is the first step of every notebook)
+from core import cifar100
+from core.cifar100 import DataError
+from core.parameters import made_with
 
-# ---------------------------------------------------------------------------------------------------- split
+# ---------------------------------------------------------------------------------------------------- load, split
+
+
+def load(name):
+    """Return the `Dataset` called `name`: "cifar100", which is downloaded where it is not on disk, or "shapes100", the stand-in.
+
+    Raises `DataError` where a file was altered, or where there is neither a copy nor a network.
+    """
+    made_with(DATASET=name)
+    return cifar100.load(name)
 
 
 def split(labels, validation=0.1, real_fraction=1.0, seed=0):
@@ -20,6 +33,7 @@ def split(labels, validation=0.1, real_fraction=1.0, seed=0):
 
     `real_fraction` keeps that part of the training split; the validation split stays as it is.
     """
+    made_with(REAL_FRACTION=real_fraction)
     rng = np.random.default_rng(seed)
     train, held_out = [], []
     for label in np.unique(labels):
@@ -36,6 +50,7 @@ def long_tail(labels, imbalance, seed=0):
     Of the first class there are `imbalance` times as many as of the last (Cui et al., 2019); 1 keeps all. `seed` decides which
     class comes where, and which images stay.
     """
+    made_with(IMBALANCE=imbalance)
     rng = np.random.default_rng((seed, 21))
     chosen = []
     for place, label in enumerate(rng.permutation(100)):
@@ -64,10 +79,13 @@ def channel_statistics(images):
 
 
 def merge(images, labels, synthetic_images, synthetic_labels, per_class, seed=0):
-    """Add the first `per_class` synthetic images of each class to a training split and shuffle by `seed`.
+    """Add the first `per_class` synthetic images of each class to a training split and shuffle by `seed`; 0 leaves it as it is.
 
     Raises `DataError` where a class of the training split has fewer.
     """
+    made_with(SYNTHETIC_PER_CLASS=per_class)
+    if not per_class:
+        return images, labels
     chosen = [np.flatnonzero(synthetic_labels == label)[:per_class] for label in np.unique(labels)]
     short = min(len(indices) for indices in chosen)
     if short < per_class:
@@ -150,10 +168,12 @@ def watch(draw, logs=""):
     """Return callbacks that watch a training and do not change it.
 
     The first draws its history anew after each epoch: `draw` takes a history (a list with a value an epoch for each metric) and
-    returns a figure. Where `logs` names a folder, TensorBoard's log goes there.
+    returns a figure. Where `logs` names a folder, TensorBoard's log goes there; raises `ModuleNotFoundError` without TensorBoard.
     """
     if not logs:
         return [LiveFigure(draw)]
+    if not importlib.util.find_spec("tensorboard"):  # else it would fail after the first epoch
+        raise ModuleNotFoundError('LOGS needs TensorBoard: pip install tensorboard, or set LOGS = ""')
     board = keras.callbacks.TensorBoard(logs, write_graph=False)
     board.only_watches = True
     return [LiveFigure(draw), board]

@@ -1,4 +1,7 @@
-"""Layers, Adam and memory on TensorFlow's fused kernels: the same numbers but for rounding, sooner."""
+"""Layers, Adam and memory on TensorFlow's fused kernels: the same numbers but for rounding, sooner.
+
+One number differs by more: the moving variance of batch normalisation is over n - 1 pixels, as TensorFlow has it; Keras takes n.
+"""
 
 import ctypes
 import os

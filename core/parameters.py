@@ -46,7 +46,8 @@ IN_WORDS = {  # the regular expressions
 NO_PART_OF_TRAINING = ("RUN", "RESUME", "LOGS", "PICTURE", "SYNTHETIC_IMAGES", "TRAIN", "INCEPTION")
 OF_DRAWING = ("CANDIDATES", "IMAGES_PER_CLASS")  # of images, with a finished generator
 ADVICE = "Run the cell below the parameters again, and all that follow"
-_notebook = {"values": {}, "checked": {}}  # of this process: its globals, and its parameters when they were checked
+# of this process: its globals, its parameters when they were checked, and those that its data were made with
+_notebook = {"values": {}, "checked": {}, "made_with": {}}
 
 
 def check_parameters(values, **limits):
@@ -68,12 +69,21 @@ def check_parameters(values, **limits):
     return parameters
 
 
+def made_with(**values):
+    """Note the parameters that the notebook's data are made with."""
+    _notebook["made_with"] |= values
+
+
 def now():
     """Return the parameters of the notebook in this process that decide a training; empty where there is none.
 
-    Says so where one has been changed since they were checked: what was made of it is out of date.
+    Says so where one has been changed since they were checked: what was made of it is out of date. Raises `ValueError` where the
+    data were made with another.
     """
     values = {name: _notebook["values"].get(name) for name in _notebook["checked"]}
+    made = {name: value for name, value in _notebook["made_with"].items() if name in values}
+    if stale := differences(made, values):
+        raise ValueError(f"the data are not those that the parameters name: {stale}. Run the cells under 'Data' again.")
     if changed := differences(_notebook["checked"], values):
         print(f"Changed since the parameters were checked: {changed}. {ADVICE}.")
     return values

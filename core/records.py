@@ -254,19 +254,22 @@ def comparison_table(records):
 
 
 def parameters_but(record, *names):
-    """Return a record's parameters without those named, and without those that change no training."""
+    """Return a record's parameters without those named, those that change no training, and a reader's own constants."""
     left_out = *parameters.NO_PART_OF_TRAINING, *names
-    return {key: value for key, value in record["parameters"].items() if key not in left_out}
+    return {key: value for key, value in record["parameters"].items() if key in parameters.LIMITS and key not in left_out}
 
 
 def groups(runs):
-    """Return lists of classifiers' records that differ in their seed alone: same model, parameters, images, code, precision."""
+    """Return lists of classifiers' records that differ in their seed alone: same model, parameters, images, code, precision.
+
+    A seed counts once, whatever its runs are called.
+    """
     found = {}
     for run in sorted(runs, key=lambda run: run["seed"]):
         keys = ("model", "synthetic_per_class", "synthetic_digest", "precision", "replicas", "trained_on", "whose")
         kind = [recipe_of(run), [run.get(key) for key in keys], parameters_but(run, "SEED")]
-        found.setdefault(json.dumps(kind, sort_keys=True), []).append(run)
-    return list(found.values())
+        found.setdefault(json.dumps(kind, sort_keys=True), {}).setdefault(run["seed"], run)
+    return [list(by_seed.values()) for by_seed in found.values()]
 
 
 def recipe_of(run):
@@ -313,7 +316,8 @@ def gan_pairs(records, mixed):
     """Return all pairs of trainings like `mixed`, by seed: the record with GAN images and that without.
 
     `records` is a dictionary by name; the record named `mixed` is of a training with GAN images. Alike are trainings of the same
-    code, precision and number of devices, with the same parameters but for seed and name, and with the same GAN images.
+    code, precision and number of devices, with the same parameters but for seed and name, and with the same GAN images. A seed
+    counts once, whatever its runs are called: `mixed` itself, or the first name.
     """
 
     def kind(record, *besides):
@@ -329,8 +333,9 @@ def gan_pairs(records, mixed):
         return digests[0] == digests[1] and kind(records[name]) == kind(records[mixed])
 
     names = [name for name in records if name.endswith("_gan") and name.removesuffix("_gan") in records]
-    names = sorted((name for name in names if like_mixed(name) and alike(name)), key=lambda name: records[name]["seed"])
-    return [(records[name], records[name.removesuffix("_gan")]) for name in names]
+    names = sorted((name for name in names if like_mixed(name) and alike(name)), key=lambda name: (name != mixed, name))
+    by_seed = {records[name]["seed"]: name for name in reversed(names)}
+    return [(records[by_seed[seed]], records[by_seed[seed].removesuffix("_gan")]) for seed in sorted(by_seed)]
 
 
 def accuracies(pairs):

@@ -30,7 +30,10 @@ def choose(part, source="auto"):
 
     Raises `DataError` where there is none.
     """
-    own, folders = folder_of_run(part), [core.ROOT / "synthetic_images" / each for each in cifar100.published(part)]
+    own = folder_of_run(part)
+    with _lock(own):
+        _take_up(own)
+    folders = [core.ROOT / "synthetic_images" / each for each in cifar100.published(part)]
     published = next((folder for folder in folders if folder.is_dir()), folders[-1])
     if source == "own" or (source == "auto" and own.is_dir()):
         folder, whose = own, "your own, drawn by notebook 1 on this machine"
@@ -48,9 +51,21 @@ def save(folder, images, labels, class_names, manifest):
         return
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    name = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
-    with filelock.FileLock(Path(tempfile.gettempdir()) / f"{name}.lock"):  # one process at a time; the last one's images stay
+    with _lock(folder):  # one process at a time; the last one's images stay
+        _take_up(folder)
         _save(folder, images, labels, class_names, manifest)
+
+
+def _lock(folder):
+    name = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
+    return filelock.FileLock(Path(tempfile.gettempdir()) / f"{name}.lock")
+
+
+def _take_up(folder):
+    """Give back its name to a folder that a run was killed while it replaced."""
+    before = folder.with_name(f".{folder.name}.before")
+    if before.is_dir() and not folder.exists():
+        before.rename(folder)
 
 
 def _save(folder, images, labels, class_names, manifest):

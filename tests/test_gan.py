@@ -1,5 +1,7 @@
 """Notebook 1's GAN: its losses, its teacher, its choice among candidates, and its training when it is interrupted."""
 
+from types import SimpleNamespace
+
 import keras
 import numpy as np
 import pytest
@@ -199,6 +201,33 @@ class Candidates:
         noise, labels = inputs
         sure = 1 / (1 + np.exp(-noise[:, 0]))
         return np.broadcast_to((2 * sure - 1)[:, None, None, None], (len(labels), 32, 32, 3)), sure
+
+
+def cell_with(line):
+    """The source of notebook 1's cell that has a line beginning so."""
+    return next(cell.source for cell in cells.read("gan_synthetic_images") if f"\n{line}" in f"\n{cell.source}")
+
+
+@pytest.mark.parametrize("n", [900, 4_500, 9_806, 45_000])
+def test_the_student_of_gan_train_sees_all_classes_alike(n):
+    trained = {"labels": np.repeat(np.arange(100), 50), "y_train": np.zeros(n), "CANDIDATES": 4, "SEED": 0, "np": np}
+    trained |= {"draw": lambda labels, seed, candidates: labels, "train_classifier": lambda *arguments: arguments}
+    exec(cell_with("copy_labels ="), trained)
+    _, _, images, labels, _ = trained["student"]
+    counts = np.bincount(labels, minlength=100)
+    assert len(images) == counts.sum() == n
+    assert counts.max() - counts.min() <= 1
+
+
+def test_gan_train_is_measured_on_images_that_nothing_was_trained_on():
+    names = ("judge", "student", "x_validation", "y_validation", "x_train", "y_train")
+    space = {name: name for name in names} | {"np": np, "SEED": 0, "floor": 1.0, "data": SimpleNamespace(x_test="x", y_test="y")}
+    space |= {"images": np.zeros(3), "labels": np.zeros(3, int), "draw": lambda *_, **__: None}
+    space |= {"score": lambda *_: {"gan_test": 0.5, "fid": 1.0, "diversity": 1.0}, "asked": []}
+    space["measures"] = SimpleNamespace(accuracy=lambda *what: space["asked"].append(what) or 0.5)
+    exec(cell_with('scores["gan_train"] ='), space)
+    held_out = ("x_validation", "y_validation")
+    assert space["asked"] == [("judge", *held_out), ("student", *held_out), ("student", "x", "y")]
 
 
 def test_of_several_candidates_the_surest_is_drawn():

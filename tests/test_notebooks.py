@@ -106,6 +106,22 @@ def test_chain_writes_every_record_in_full(chain):
     assert gan["history"].keys() == {"loss", "d_loss", "g_loss", "fid", "gan_test", "diversity"}
 
 
+@pytest.mark.parametrize("name", ["vgg16_gan", "vgg16", "resnet"])
+def test_what_chain_publishes_is_the_network_that_stopped_on_validation_images(chain, name):
+    folder, _, made = chain
+    data = utils.load("shapes100")
+    _, validation = utils.split(data.y_train, real_fraction=0.2)
+    network = keras.saving.load_model(folder / "runs" / PART / f"{name}.keras")
+    network.compile(loss=keras.losses.CategoricalCrossentropy(label_smoothing=0.1), metrics=["accuracy"])
+    scored = {}
+    for split, x, y in (("val", data.x_train[validation], data.y_train[validation]), ("test", data.x_test, data.y_test)):
+        scored[split] = network.evaluate(x, np.eye(100, dtype="float32")[y], batch_size=500, verbose=0)
+        assert made[name][f"{split}_accuracy"] == pytest.approx(scored[split][1], abs=0.003)
+    stopped = min(made[name]["history"]["val_loss"])
+    assert stopped == pytest.approx(scored["val"][0], rel=1e-4)
+    assert stopped != pytest.approx(scored["test"][0], rel=1e-3)
+
+
 def test_chain_writes_images_that_its_manifest_and_records_name(chain):
     folder, _, made = chain
     data = utils.load("shapes100")
@@ -197,6 +213,17 @@ def test_an_edit_taken_back_finds_every_old_training_again(chain, edited):
     assert git(chain[0], "status", "--porcelain") == ""
 
 
+def test_images_of_another_split_stop_notebook_2(chain, edited):
+    folder = chain[0]
+    manifest = folder / "synthetic_images" / "runs" / PART / "manifest.json"
+    whole = manifest.read_text(encoding="utf-8")
+    manifest.write_text(json.dumps(json.loads(whole) | {"train_digest": "another"}), encoding="utf-8")
+    done = run_notebooks(folder, TINY, only="vgg16_with_gan")
+    manifest.write_text(whole, encoding="utf-8")
+    assert done.returncode == 1
+    assert "DataError: the synthetic images belong to another run" in done.stdout
+
+
 def test_train_false_only_draws_and_the_record_stays(chain, edited):
     folder, before = chain[0], own_records(chain[0])
     manifest = folder / "synthetic_images" / "runs" / PART / "manifest.json"
@@ -285,6 +312,20 @@ def test_imagenet_model_from_a_weights_file(tmp_path):
     loaded = next(layer for layer in model.layers if isinstance(layer, keras.Model))
     np.testing.assert_array_equal(loaded.get_weights()[0], base.get_weights()[0])
     assert model.predict(np.zeros((2, 32, 32, 3), np.uint8), verbose=0).shape == (2, 100)
+
+
+def test_each_imagenet_model_gets_the_numbers_it_was_trained_on(monkeypatch):
+    seen = []
+
+    def model(include_top, weights, input_shape, pooling):
+        return lambda images: seen.append(images) or keras.layers.GlobalAveragePooling2D()(images)
+
+    for name in ("MobileNetV2", "ResNet50V2", "EfficientNetV2B0"):
+        monkeypatch.setattr(keras.applications, name, model)
+        made = cells.define("resnet_baseline", IMAGENET_MODEL=name, IMAGENET_SIZE=32)["build_imagenet"]()
+        images = np.stack([np.full((32, 32, 3), level, np.uint8) for level in (0, 255)])
+        ends = keras.Model(made.inputs, seen[-1]).predict(images, verbose=0)
+        assert (ends[0].max(), ends[1].min()) == ((0, 255) if name == "EfficientNetV2B0" else (-1, 1))  # it normalises itself
 
 
 def test_imagenet_weights_that_cannot_be_had_are_named(tmp_path):

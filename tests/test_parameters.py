@@ -1,8 +1,10 @@
 """The check that every notebook begins with."""
 
+import numpy as np
 import pytest
 
-from core import cifar100
+import utils
+from core import cifar100, parameters
 from core.parameters import GAN_RUN, RESNET_RUN, VGG_RUN, check_parameters
 
 LIMITS = {  # "EPOCHS" and the like have limits of their own, in core/parameters.py
@@ -69,6 +71,30 @@ def test_what_a_name_may_be_is_said_in_words():
             check_parameters({name: "a-b"}, **{name: limit})
     with pytest.raises(ValueError, match="VARIANT = 'A': expected small letters, or none"):
         check_parameters({"VARIANT": "A"})
+
+
+def test_a_training_on_data_of_other_parameters_is_refused():
+    """A reader edits a parameter, runs the check and the training, but not the cells that load, split and merge."""
+    notebook = {"DATASET": "shapes100", "REAL_FRACTION": 1.0, "IMBALANCE": 1.0, "SYNTHETIC_PER_CLASS": 1, "EPOCHS": 3}
+    check_parameters(notebook)
+
+    def make_data():
+        labels = utils.load(notebook["DATASET"]).y_train
+        kept = utils.long_tail(labels[utils.split(labels, real_fraction=notebook["REAL_FRACTION"])[0]], notebook["IMBALANCE"])
+        utils.merge(kept, labels[kept], np.zeros(100), np.arange(100), notebook["SYNTHETIC_PER_CLASS"])
+
+    make_data()
+    assert parameters.now() == notebook
+    for name, other in {"REAL_FRACTION": 0.5, "IMBALANCE": 10.0, "SYNTHETIC_PER_CLASS": 0, "DATASET": "cifar100"}.items():
+        check_parameters(notebook | {name: other})
+        with pytest.raises(ValueError, match=f"not those that the parameters name: {name} was .* and is {other!r}"):
+            parameters.now()
+    notebook |= {"REAL_FRACTION": 0.5, "SYNTHETIC_PER_CLASS": 0, "EPOCHS": 4}
+    check_parameters(notebook)
+    make_data()
+    assert parameters.now() == notebook
+    check_parameters({})
+    assert parameters.now() == {}
 
 
 def test_all_wrong_parameters_are_named_at_once():

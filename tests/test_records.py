@@ -130,6 +130,31 @@ def test_pairs_are_alike_but_for_seed_and_name():
     assert seeds_of(made, "vgg16_wide_gan") == [3]
 
 
+def test_a_seed_counts_once_whatever_its_runs_are_called():
+    made = {}
+    for name, seed, gain in (("vgg16", 0, 0.01), ("vgg16_again", 0, 0.02), ("vgg16_seed1", 1, 0.03)):
+        made |= {name: training(seed, 0.5, name), f"{name}_gan": training(seed, 0.5 + gain, name, "a")}
+    for mixed, gain in (("vgg16_gan", 0.01), ("vgg16_again_gan", 0.02)):
+        pairs = records.gan_pairs(made, mixed)
+        assert [run["seed"] for run, _ in pairs] == [0, 1]
+        assert pairs[0][0]["test_accuracy"] == 0.5 + gain
+    kinds = [run | {"model": "m", "synthetic_per_class": 20 * bool(run["synthetic_digest"])} for run in made.values()]
+    assert [len(group) for group in records.groups(kinds)] == [2, 2]
+
+
+def test_pairs_are_of_one_seed_and_of_as_many_real_images():
+    made = {"vgg16": training(0, 0.5), "vgg16_gan": training(1, 0.6, images="a")}
+    assert seeds_of(made, "vgg16_gan") == []
+    made["vgg16_gan"] = training(0, 0.6, images="a") | {"train_images": 8}
+    assert seeds_of(made, "vgg16_gan") == []
+
+
+def test_a_constant_of_the_reader_s_own_parts_no_runs():
+    made = {"vgg16": training(0, 0.5), "vgg16_gan": training(0, 0.6, images="a")}
+    made |= {"vgg16_seed1": training(1, 0.5, N=3), "vgg16_seed1_gan": training(1, 0.6, images="a", N=4)}
+    assert seeds_of(made, "vgg16_gan") == [0, 1]
+
+
 @pytest.mark.parametrize("key", ["commit", "recipe", "precision", "replicas"])
 @pytest.mark.parametrize("which", [["vgg16_seed1", "vgg16_seed1_gan"], ["vgg16_seed1"]])
 def test_pairs_of_other_code_or_precision_are_not_averaged(key, which):
@@ -221,9 +246,10 @@ def test_runs_of_other_code_are_not_averaged():
         run | {"trained_on": 3},
         run | {"precision": "bfloat16"},
         run | {"synthetic_per_class": 20, "synthetic_digest": "a"},
+        run | {"synthetic_per_class": 20, "synthetic_digest": "b"},
     ]
     alike = training(1, 0.6, "vgg16_seed1") | {"model": "m", "synthetic_per_class": 0}
-    assert [len(group) for group in records.groups([alike, run, *others])] == [2, 1, 1, 1, 1, 1]
+    assert [len(group) for group in records.groups([alike, run, *others])] == [2, 1, 1, 1, 1, 1, 1]
     wide = training(2, 0.7, WIDTH=0.5) | {"model": "m", "synthetic_per_class": 0}
     logged = training(3, 0.7, "vgg16_seed3", LOGS="logs", PICTURE="p.png") | {"model": "m", "synthetic_per_class": 0}
     assert [len(group) for group in records.groups([run, wide, logged])] == [2, 1]  # a log and a picture change no training

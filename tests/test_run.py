@@ -68,6 +68,23 @@ def test_a_stopped_run_says_how_to_go_on(monkeypatch, capsys):
     assert "The same command goes on from the newest checkpoint." in capsys.readouterr().out
 
 
+def test_a_folder_that_cannot_be_written_is_named(monkeypatch):
+    def fail(*what):
+        raise PermissionError(13, "Permission denied", "runs")
+
+    monkeypatch.setattr(run, "execute", fail)
+    monkeypatch.setattr(sys, "argv", ["run", "--dataset", "shapes100"])
+    with pytest.raises(SystemExit, match=r"This cannot go on: \[Errno 13\] Permission denied: 'runs'"):
+        run.main()
+
+
+def test_a_log_goes_where_the_command_line_says(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # notebooks run in a folder of their own
+    parameters = run.parameters_of("vgg16_with_gan", {}, {"LOGS": "runs/logs", "RUN": "vgg16"}, "cifar100")
+    assert parameters == {"LOGS": str(tmp_path / "runs" / "logs"), "RUN": "vgg16"}
+    assert run.parameters_of("vgg16_with_gan", {}, {"LOGS": ""}, "cifar100") == {"LOGS": ""}
+
+
 def notebook_of(source, *, above="## Title"):
     """A notebook with one code cell."""
     made = [nbformat.v4.new_markdown_cell(above), nbformat.v4.new_code_cell("RUN = 'gan'", metadata={"tags": ["parameters"]})]

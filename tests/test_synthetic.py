@@ -2,6 +2,7 @@
 
 import json
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -121,6 +122,27 @@ def test_an_empty_folder_says_what_to_do_and_what_windows_leaves_is_no_image(tmp
     for folder in (tmp_path / "set", tmp_path / "set" / NAMES[0]):
         (folder / "Thumbs.db").write_bytes(b"0")
     assert len(synthetic.load(tmp_path / "set", NAMES)[0]) == len(drawn[0])
+
+
+def test_images_are_whole_after_a_run_was_killed_between_two_names(project, drawn, monkeypatch):
+    folder = synthetic.folder_of_run("cifar100")
+    synthetic.save(folder, *drawn, NAMES, {"which": "first"})
+    renames, rename = [], Path.rename
+
+    def killed(path, target):
+        renames.append(path)
+        if len(renames) == 2:
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", killed)
+    with pytest.raises(KeyboardInterrupt):
+        synthetic.save(folder, *drawn, NAMES, {"which": "second"})
+    assert not folder.exists()
+    assert synthetic.choose("cifar100", "own")[0] == folder
+    assert synthetic.load(folder, NAMES)[2]["which"] == "first"
+    synthetic.save(folder, *drawn, NAMES, {"which": "third"})
+    assert synthetic.load(folder, NAMES)[2]["which"] == "third"
 
 
 def test_a_manifest_of_another_run_is_refused():

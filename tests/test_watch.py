@@ -10,12 +10,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from conftest import ROOT
+from PIL import Image
 
 import core
 import utils
 from core import checkpoints, cifar100
 from core.batches import Batches
-from tools import cells
+from tools import cells, classify
 
 
 class Shown:
@@ -191,6 +192,37 @@ def test_playing_needs_no_dataset_and_no_training(tmp_path):
     environment = os.environ | {"HOME": str(tmp_path), "HEADLESS": "1", "MPLBACKEND": "Agg"}
     done = subprocess.run([sys.executable, "-c", source], cwd=ROOT / "notebooks", env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_a_log_without_tensorboard_is_refused_before_training(monkeypatch):
+    monkeypatch.setattr(utils.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ModuleNotFoundError, match="LOGS needs TensorBoard: pip install tensorboard"):
+        utils.watch(None, "logs")
+    assert len(utils.watch(None)) == 1
+
+
+def test_a_picture_is_named_by_one_network_alone(project, monkeypatch, capsys):
+    folder = project / "results" / "cifar100"
+    folder.mkdir(parents=True)
+    monkeypatch.setattr(classify, "likeliest", lambda image, network: [(network.name, 1.0)])
+    for names, expected in (([], "found none"), (["a"], None), (["a", "b"], "found a.keras, b.keras. Name one with --network")):
+        for name in names:
+            (folder / f"{name}.keras").touch()
+        monkeypatch.setattr(sys, "argv", ["classify", str(cifar_picture(project))])
+        if expected:
+            with pytest.raises(SystemExit, match=expected):
+                classify.main()
+        else:
+            classify.main()
+            assert "100.0%  a.keras" in capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", ["classify", str(cifar_picture(project)), "--network", str(folder / "b.keras")])
+    classify.main()
+    assert "100.0%  b.keras" in capsys.readouterr().out
+
+
+def cifar_picture(folder):
+    Image.new("RGB", (32, 32)).save(folder / "picture.png")
+    return folder / "picture.png"
 
 
 def test_a_picture_is_named_within_seconds_of_the_command(tmp_path):

@@ -209,11 +209,12 @@ def convolution_rate(batch_size=64):
 
 
 def start_up(dataset):
-    """Return seconds and peak memory (MB) of a new process that imports utils and loads a dataset."""
+    """Return seconds and peak memory (MB, None where it is not known) of a new process that imports utils and loads a dataset."""
     script = f"import utils; from core import records; data = utils.load({dataset!r}); print(records.peak_memory_mb())"
     start = time.perf_counter()
     done = subprocess.run([sys.executable, "-c", script], cwd=core.ROOT, capture_output=True, encoding="utf-8", check=True)
-    return time.perf_counter() - start, int(done.stdout.split()[-1])
+    memory = done.stdout.split()[-1]
+    return time.perf_counter() - start, int(memory) if memory.isdigit() else None
 
 
 def measure(network, batch_size, steps, repeats, ceilings):
@@ -250,10 +251,11 @@ def report(record):
     measured = " and ".join(sorted({row["date"] for row in record["rows"]}))
     rates = " and ".join(f"{rate / 1e9:.0f} in {precision}" for precision, rate in record["convolution_rates"].items())
     start, batch = record["start_up"], record["rows"][0]["batch_size"]
+    memory = f", at most {start['peak_mb']:,} MB" if start["peak_mb"] else ""
     return "\n".join(lines) + (
         f"\n\nBatch {batch}, {record['device']}, {measured}; a few percent are noise. The ceiling is this machine's fastest\n"
         f"convolution in the row's precision, in G multiply-adds a second {rates}.\n"
-        f"From start to loaded {start['dataset']}: {start['seconds']:.1f} s, at most {start['peak_mb']:,} MB.\n"
+        f"From start to loaded {start['dataset']}: {start['seconds']:.1f} s{memory}.\n"
     )
 
 

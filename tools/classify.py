@@ -1,10 +1,11 @@
-"""Name what is in a picture, with the published network: `python -m tools.classify picture.jpg`.
+"""Name what is in a picture, with the published network or one of yours: `python -m tools.classify picture.jpg`.
 
 It needs neither CIFAR-100 nor any training. Without a picture it takes one that we drew.
 """
 
 import argparse
 import sys
+from pathlib import Path
 
 import core
 from core import cifar100, pictures, records
@@ -13,22 +14,34 @@ from core import cifar100, pictures, records
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("picture", nargs="?", default="", help="any file that Pillow reads")
-    picture = parser.parse_args().picture
+    parser.add_argument("--network", type=Path, help="a classifier's file, such as runs/cifar100/vgg16.keras")
+    arguments = parser.parse_args()
     try:
-        image = pictures.read(picture)
+        image, network = pictures.read(arguments.picture), arguments.network or published()
     except cifar100.DataError as error:
         sys.exit(str(error))
-    print(f"{picture or pictures.EXAMPLE}: one of the 100 classes of CIFAR-100 has to be it")
-    for name, share in likeliest(image):
+    if not network.is_file():
+        sys.exit(f"no network {network}")
+    print(f"{arguments.picture or pictures.EXAMPLE}: one of the 100 classes of CIFAR-100 has to be it")
+    for name, share in likeliest(image, network):
         print(f"{share:6.1%}  {name}")
 
 
-def likeliest(image, count=5):
-    """Return the `count` likeliest classes of an image `uint8` (32, 32, 3), each with its probability."""
+def published():
+    """Return the file of the published classifier. Raises `DataError` where there is none, or more than one."""
+    folder = core.ROOT / "results" / "cifar100"
+    files = records.classifier_files(folder)
+    if len(files) != 1:
+        found = ", ".join(file.name for file in files) or "none"
+        raise cifar100.DataError(f"{folder}: expected one network, found {found}. Name one with --network")
+    return files[0]
+
+
+def likeliest(image, network, count=5):
+    """Return the `count` likeliest classes of an image `uint8` (32, 32, 3), each with its probability; `network` is a file."""
     import keras
 
-    (file,) = records.classifier_files(core.ROOT / "results" / "cifar100")
-    shares = keras.saving.load_model(file).predict(image[None], verbose=0)[0]
+    shares = keras.saving.load_model(network).predict(image[None], verbose=0)[0]
     names = [name.replace("_", " ") for name in cifar100.class_names("cifar100")]
     return [(names[i], float(shares[i])) for i in shares.argsort()[::-1][:count]]
 

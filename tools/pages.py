@@ -125,7 +125,8 @@ def study_answer(effects, real=FEW):
     if not beside:
         return ""
     heading = f"**Beside {real} real images, {real // 100} a class.** Teacher and GAN have seen all {plan.ALL:,}.\n"
-    alone = [words for labels in report.CURVES if (words := report.like_photographs(made, labels))]
+    shown = report.drawn(made)
+    alone = [words for labels in report.CURVES if (words := report.like_photographs(shown, labels))]
     worth = [f"\n**GAN images alone** teach like {', and like '.join(alone)}."] if alone else []
     return "\n".join([heading, *beside, *worth]) + "\n"
 

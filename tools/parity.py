@@ -5,6 +5,7 @@ runs/bench/parity.json, gives no verdict.
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 import keras
@@ -55,7 +56,10 @@ def main():
     parser.add_argument("--precision", choices=devices.PRECISIONS, default="auto", help="of the fast one")
     parser.add_argument("--output", type=Path, default=OUTPUT)
     arguments = parser.parse_args()
-    data = utils.load(cifar100.at_hand())
+    try:
+        data = utils.load(cifar100.at_hand())
+    except cifar100.DataError as error:
+        sys.exit(str(error))
     record = {"title": data.title, "seeds": list(range(arguments.seeds)), "epochs": arguments.epochs, "width": arguments.width}
     available = len(utils.split(data.y_train)[0])
     record |= {"images": min(arguments.images or available, available), "precision": devices.set_precision(arguments.precision)}

@@ -38,7 +38,17 @@ def main():
     parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="override a parameter")
     parser.add_argument("--seeds", nargs="+", type=int, help="train once for each seed; names end in the seed, but for 0")
     parser.add_argument("--only", choices=cells.NOTEBOOKS, help="run this notebook alone")
-    arguments = parser.parse_args()
+    try:
+        return run(parser.parse_args(), named)
+    except KeyboardInterrupt:
+        print(f"\nStopped. {GO_ON}")
+        return 130  # as a shell has it
+    except OSError as error:  # a folder that cannot be written, a full disk
+        sys.exit(f"This cannot go on: {error}")
+
+
+def run(arguments, named):
+    """Run what a command line asks for, with the recipes by name. Returns the exit status."""
     given = {name: literal(value) for name, value in arguments.p}
     recipe = named.get(arguments.recipe, {})
     chosen = [arguments.only] if arguments.only else recipe.get("notebooks", cells.NOTEBOOKS)
@@ -51,11 +61,7 @@ def main():
         sys.exit(f"unknown dataset {dataset!r}; known are {', '.join(cifar100.DATASETS)}")
     seeds = arguments.seeds or [None]
     announce(arguments.recipe, recipe, dataset, chosen, given, plain=len(seeds) == 1 and not (recipe and arguments.only))
-    try:
-        return run_all(chosen, recipe, given, dataset, seeds)
-    except KeyboardInterrupt:
-        print(f"\nStopped. {GO_ON}")
-        return 130  # as a shell has it
+    return run_all(chosen, recipe, given, dataset, seeds)
 
 
 def run_all(chosen, recipe, given, dataset, seeds):
@@ -121,13 +127,13 @@ def parameters_of(notebook, recipe, given, dataset, seed=None):
     if dataset != "cifar100":  # which is the default
         parameters["DATASET"] = dataset
     known = known_parameters(notebook)
-    return {name: from_here(value) for name, value in parameters.items() if name in known}
+    return {name: from_here(name, value) for name, value in parameters.items() if name in known}
 
 
-def from_here(value):
-    """Return a value that names a file by its whole path: notebooks are run in a folder of their own."""
+def from_here(name, value):
+    """Return a value that names a file, or the folder of LOGS, by its whole path: notebooks are run in a folder of their own."""
     path = Path(value).expanduser() if isinstance(value, str) else Path()
-    return str(path.resolve()) if path.suffix and path.is_file() else value
+    return str(path.resolve()) if (name == "LOGS" and value) or (path.suffix and path.is_file()) else value
 
 
 def name_of_run(run, seed):

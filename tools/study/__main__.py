@@ -10,6 +10,7 @@ import sys
 import time
 
 from core import checkpoints, devices, records
+from core.cifar100 import DataError
 from tools.study import plan, report, training
 from tools.study.materials import Materials, code
 from tools.study.statistics import same_code
@@ -33,9 +34,13 @@ def main():
     chosen = plan.chosen(plan.runs(arguments.smoke), arguments.only)
     if not chosen:
         sys.exit(f"no run of {arguments.only!r}; uses are {', '.join(sorted({run.arm.use for run in plan.runs()}))}")
-    if arguments.list:
-        return show(chosen, Materials(scale))
-    return study(chosen, scale, arguments.minutes)
+    try:
+        return show(chosen, Materials(scale)) if arguments.list else study(chosen, scale, arguments.minutes)
+    except KeyboardInterrupt:
+        print("\nStopped. The same command goes on from the newest checkpoint.")
+        return 130  # as a shell has it
+    except DataError as error:
+        sys.exit(str(error))
 
 
 def study(runs, scale, minutes=None):

@@ -114,6 +114,7 @@ class Run:
 # ---------------------------------------------------------------------------------------------------- the figure
 
 REAL = (100, 400, 1_000, TENTH, ALL)  # real images a student may see
+BETWEEN = {"distilled": 600, "hard": 3_000}  # more points, near where GAN images alone teach as much
 SHARES = {100: 0.75, 400: 0.75, 1_000: 0.75, TENTH: 0.5, ALL: 0.25}  # of GAN images beside them
 LABELS = {"hard": "mixed", "distilled": "distilled"}
 
@@ -125,6 +126,7 @@ BESIDE_REAL = [
     for labels, use in reversed(LABELS.items())
     for with_gan in (True, False)
 ]
+NEAR = [Arm(f"{labels}-{real}", LABELS[labels], real) for labels, real in BETWEEN.items()]
 INSTEAD = [  # of GAN images, beside the same real ones
     Arm(f"{labels}-{real}-{source}", LABELS[labels], real, SHARES[real], source)
     for labels, source in (("distilled", "noise"), ("distilled", "stronger"), ("hard", "stronger"))
@@ -133,6 +135,8 @@ INSTEAD = [  # of GAN images, beside the same real ones
 HARD_CURVE = [  # how much GAN images help, and whether a stronger augmentation does as much
     arm for arm in BESIDE_REAL + INSTEAD if arm.use == "mixed" and arm.real in (400, 1_000, TENTH)
 ]
+POINTS = sorted((*REAL, *BETWEEN.values()))
+DRAWN = {arm.name for arm in ALONE + BESIDE_REAL + NEAR + INSTEAD}
 FIRST = (  # what tells most
     "distilled-400-gan", "distilled-400", "distilled-400-stronger", "distilled-400-noise", "distilled-gan-alone",
     "distilled-1000", "hard-gan-alone", "distilled-4500-gan", "distilled-4500",
@@ -214,7 +218,7 @@ BLOCKS = [  # (arms, seeds), in order
     (HEADLINE[:3], REST),
     ([arm for arm in HEADLINE if arm.source != "noise"], REST),
     (HARD_CURVE, TEST),
-    (BESIDE_REAL, TEST),
+    (BESIDE_REAL + NEAR, TEST),
     (TEACHERS[1:], (0,)),
     (TENTH_ALONE + MERGED + FILTERED + TAUGHT, SCREEN),
     (IN_TURN + PARTNERS + BESIDE, SCREEN),

@@ -20,7 +20,7 @@ CURVES = {  # arms' beginnings, by what they are called in the figure
 
 def texts(records):
     """Return the texts between the marks of docs/study.md, by name, made of a list of records."""
-    return {"worth": worth_text(records), "table": table(records)}
+    return {"worth": worth_text(drawn(records)), "table": table(records)}
 
 
 def table(records):
@@ -69,19 +69,28 @@ def conditions(records):
 # ---------------------------------------------------------------------------------------------------- the figure
 
 
+def drawn(records):
+    """Return the records that the figure compares: of the code, teacher, generator and GAN images that most have.
+
+    Teachers are kept whatever their code: their students' records name their weights.
+    """
+    kept = [record for record in records if record["arm"] in plan.DRAWN]
+    for key in ("kind", *statistics.SOURCES):
+        values = [statistics.kind(record) if key == "kind" else record.get(key) for record in kept]
+        common = max(dict.fromkeys(value for value in values if value is not None), key=values.count, default=None)
+        kept = [record for record, value in zip(kept, values, strict=True) if value in (None, common)]
+    return [record for record in records if record["arm"] == plan.TEACHERS[0].name] + kept
+
+
 def scores(records, arm):
-    """Return the number of real images and the test accuracies in % of an arm's runs, those of the code that most are of."""
-    groups = {}
-    for record in records:
-        if record["arm"] == arm and "test_accuracy" in record:
-            groups.setdefault(statistics.kind(record), []).append(record)
-    runs = max(groups.values(), key=len, default=[])
+    """Return the number of real images and the test accuracies in % of an arm's runs."""
+    runs = [record for record in records if record["arm"] == arm and "test_accuracy" in record]
     return (runs[0]["real_images"], [100 * record["test_accuracy"] for record in runs]) if runs else (0, [])
 
 
 def curve(records, labels, with_gan):
     """Return real images, mean accuracies (%) and half the intervals (0 for few seeds) of one curve, fewest images first."""
-    points = [scores(records, f"{labels}-{real}" + "-gan" * with_gan) for real in plan.REAL]
+    points = [scores(records, f"{labels}-{real}" + "-gan" * with_gan) for real in plan.POINTS]
     points = sorted((real, *mean_and_half(values)) for real, values in points if values)
     return tuple(zip(*points, strict=True)) if points else ((), (), ())
 
@@ -199,6 +208,7 @@ def draw_rival(axis, records, labels, colour, name):
 
 def figure(records, path):
     """Draw test accuracy against the number of real images, with and without GAN images, and GAN images alone; save to `path`."""
+    records = drawn(records)
     drawing, axis = plt.subplots(figsize=(9, 5.5), layout="constrained")
     axis.set_xscale("log")
     for colour, (labels, words) in zip(seaborn.color_palette("colorblind"), CURVES.items(), strict=False):
@@ -206,7 +216,7 @@ def figure(records, path):
             draw_curve(axis, curve(records, labels, with_gan), with_gan, colour, words)
         draw_alone(axis, records, labels, colour, f"{words}, GAN images alone")
         draw_rival(axis, records, labels, colour, f"{words}, stronger augmentation instead")
-    seen = sorted({real for labels in CURVES for with_gan in (True, False) for real in curve(records, labels, with_gan)[0]})
+    seen = [real for real in plan.REAL if any(real in curve(records, labels, with_gan=False)[0] for labels in CURVES)]
     axis.set_xticks(seen, [f"{real:,}" for real in seen])
     axis.minorticks_off()
     axis.set_xlabel("real images the student may see", fontsize=14)
