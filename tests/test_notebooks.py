@@ -76,7 +76,8 @@ def test_chain_says_what_it_does_and_what_came_of_it(chain):
     for name in ("judge", "teacher", "gan", "student", "vgg16", "vgg16_gan", "resnet"):
         assert re.search(rf"^{name}: epoch   1/", printed, flags=re.M)
     assert "The images teach" in printed
-    assert re.search(r"test accuracy with them, less that without them\. Difference [+-]\d+\.\d\d percentage points", printed)
+    assert re.search(r"We compared .+ and without\. Difference [+-]\d+\.\d\d percentage points", printed)
+    assert re.search(r"^- VGG-16 x0\.05 \+ GAN, 2 epochs, Muon \(yours\): \d+\.\d % \(1 seed\)$", printed, flags=re.M)
 
 
 def test_chain_writes_every_record_in_full(chain):
@@ -119,7 +120,7 @@ def test_what_chain_publishes_is_the_network_that_stopped_on_validation_images(c
         assert made[name][f"{split}_accuracy"] == pytest.approx(scored[split][1], abs=0.003)
     stopped = min(made[name]["history"]["val_loss"])
     assert stopped == pytest.approx(scored["val"][0], rel=1e-4)
-    assert stopped != pytest.approx(scored["test"][0], rel=1e-3)
+    assert stopped != pytest.approx(scored["test"][0], rel=2e-4)
 
 
 def test_chain_writes_images_that_its_manifest_and_records_name(chain):
@@ -218,7 +219,8 @@ def test_images_of_another_split_stop_notebook_2(chain, edited):
     manifest = folder / "synthetic_images" / "runs" / PART / "manifest.json"
     whole = manifest.read_text(encoding="utf-8")
     manifest.write_text(json.dumps(json.loads(whole) | {"train_digest": "another"}), encoding="utf-8")
-    done = run_notebooks(folder, TINY, only="vgg16_with_gan")
+    own = {name: value for name, value in TINY.items() if name in cells.parameters("vgg16_with_gan")}
+    done = run_notebooks(folder, own, only="vgg16_with_gan")
     manifest.write_text(whole, encoding="utf-8")
     assert done.returncode == 1
     assert "DataError: the synthetic images belong to another run" in done.stdout

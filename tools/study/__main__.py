@@ -74,33 +74,45 @@ def show(runs, materials):
 def make(runs, materials, minutes=None, most=None):
     """Make the missing ones of the runs, at most `most`, and say how far it is; return how many were made and how many failed."""
     begun, done, failed, scale = time.perf_counter(), 0, 0, materials.scale
+    uses = {run.arm.use: (importlib.import_module(f"tools.study.{run.arm.use}"), code(run.arm.use)) for run in runs}
     environment = records.environment() | {"code": code()}  # now: what this process has loaded
-    uses = {run.arm.use: importlib.import_module(f"tools.study.{run.arm.use}") for run in runs}
-    use_codes = {use: code(use) for use in uses}
     made = known(scale)
     missing = [run for run in runs if not is_done(run, materials, made)]
-    teachers = [arm.name for arm in plan.TEACHERS]  # whose code matters not: a student's record names the weights
-    own = same_code(environment["code"])
-    if others := [name for name, record in made.items() if same_code(record["code"]) != own and record["arm"] not in teachers]:
-        print(f"Made with other code: {', '.join(others)}. They count as done, and none is compared with a new run.")
+    name_others(made, environment)
     print(f"{len(runs) - len(missing)} of {len(runs)} runs are done, {hours(missing, scale, made)} left", flush=True)
     for number, run in enumerate(missing[:most], 1):
         if minutes is not None and time.perf_counter() - begun > 60 * minutes:
             print(f"{minutes:g} minutes are over: {len(missing) - number + 1} runs left")
             break
-        try:
-            record = training.train(run, uses[run.arm.use], materials)
-        except checkpoints.DivergedError as error:
-            training.finish(run, materials, training.about(run, materials) | {"diverged": str(error)}, environment)
+        record = make_one(run, *uses[run.arm.use], materials, environment)
+        if "diverged" in record:
             failed += 1
-            print(f"FAILED {run.name}: {error}", flush=True)
+            print(f"FAILED {run.name}: {record['diverged']}", flush=True)
             continue
-        now = {"use_code": use_codes[run.arm.use], "peak_memory_mb": records.peak_memory_mb()}  # memory: not that of the start
-        training.finish(run, materials, record, environment | now)
         made[run.name], done = record, done + 1
         took = f"validation {100 * record['val_accuracy']:.1f} %, {record['total_seconds']:.0f} s"
         print(f"{number:3} of {len(missing)}  {run.name}: {took}; {hours(missing[number:], scale, made)} left", flush=True)
     return done, failed
+
+
+def make_one(run, use, use_code, materials, environment):
+    """Make a run by its use's module, write its record and return it. One that diverged has no result, but the key `diverged`."""
+    try:
+        record = training.train(run, use, materials)
+    except checkpoints.DivergedError as error:
+        record = training.about(run, materials) | {"diverged": str(error)}
+    else:
+        now = {"use_code": use_code, "peak_memory_mb": records.peak_memory_mb()}  # memory: not that of the start
+        environment = environment | now
+    training.finish(run, materials, record, environment)
+    return record
+
+
+def name_others(made, environment):
+    """Name the records among those made, by name, that are of other code; a student's record names its teacher's weights."""
+    teachers, own = [arm.name for arm in plan.TEACHERS], same_code(environment["code"])
+    if others := [name for name, record in made.items() if same_code(record["code"]) != own and record["arm"] not in teachers]:
+        print(f"Made with other code: {', '.join(others)}. They count as done, and none is compared with a new run.")
 
 
 def known(scale):
