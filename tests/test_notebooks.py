@@ -214,7 +214,7 @@ def test_an_edit_taken_back_finds_every_old_training_again(chain, edited):
     assert git(chain[0], "status", "--porcelain") == ""
 
 
-def test_images_of_another_split_stop_notebook_2(chain, edited):
+def test_images_of_another_split_stop_notebook_2(chain):
     folder = chain[0]
     manifest = folder / "synthetic_images" / "runs" / PART / "manifest.json"
     whole = manifest.read_text(encoding="utf-8")
