@@ -278,7 +278,8 @@ def keep(record, text, path):
     print(f"\n{text}")
 
 
-def main():
+def told():
+    """Return what the command line says."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=20, help="steps a turn; fewer for larger networks")
     parser.add_argument("--repeats", type=int, default=9, help="turns of each contender")
@@ -288,7 +289,11 @@ def main():
     )
     parser.add_argument("--precision", choices=devices.PRECISIONS, default="auto")
     parser.add_argument("--output", type=Path, default=OUTPUT)
-    arguments = parser.parse_args()
+    return parser.parse_args()
+
+
+def main():
+    arguments = told()
     precision = devices.set_precision(arguments.precision)
     same = {"device": devices.device(), "precision": precision, "batch_size": arguments.batch_size}
     fastest, rows = earlier(arguments.output, **same) if arguments.only else ({}, {})

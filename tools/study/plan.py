@@ -269,38 +269,49 @@ NOISE, STRONGER = "noise in their place", "a stronger augmentation in their plac
 
 def rows():
     """Return the rows of the table in order."""
-    found = alone_rows()
-    found += [
-        Row(f"beside {real:,} real images, {words}", f"{labels}-{real}-gan", f"{labels}-{real}")
-        for labels, words in (("distilled", "distilled"), ("hard", "hard labels"))
-        for real in REAL
-    ]
-    found += [
-        Row(f"beside {real:,} real images, distilled", f"distilled-{real}-gan", f"distilled-{real}-fewer", FEWER)
-        for real in (400, TENTH)
-    ]
-    found += [
-        Row(f"beside {real:,} real images, distilled", f"distilled-{real}-gan", f"distilled-{real}-{source}", words)
-        for real in (400, TENTH)
-        for source, words in (("noise", NOISE), ("stronger", STRONGER))
-    ]
-    found += [
-        Row(f"beside {real:,} real images, hard labels", f"hard-{real}-gan", f"hard-{real}-stronger", STRONGER)
-        for real in (400, TENTH)
-    ]
-    long = f"beside 400 real images, distilled, {LONG} times the steps"
-    found.append(Row(long, "distilled-400-gan-long", "distilled-400-long"))
-    changed = "beside 400 real images, GAN images under a stronger augmentation, distilled"
-    found.append(Row(changed, "distilled-400-gan-stronger", "distilled-400-stronger", STRONGER))
-    found.append(Row(changed, "distilled-400-gan-stronger", "distilled-400-gan", "GAN images as they are"))
-    found.append(Row("a tenth: distilled, generator and teacher of that tenth", "tenth-distilled-gan", "tenth-distilled"))
-    longer = "beside 45,000 real images, hard labels, twice the steps"
-    found.append(Row(longer, "hard-45000-gan-longer", "hard-45000-longer"))
-    found.append(Row("no GAN images: a tenth, twice the steps", "tenth-real-longer", "tenth-real", "the steps of all others"))
+    found = alone_rows() + beside_rows() + more_rows()
     for place in PLACES:
         found += merged_rows(place) + control_rows(place) + other_rows(place)
-    found.append(Row("long tail filled up", "tail-filled", "tail-plain"))
-    found.append(Row("long tail filled up", "tail-filled", "tail-adjusted", "logit adjustment"))
+    return [
+        *found,
+        Row("long tail filled up", "tail-filled", "tail-plain"),
+        Row("long tail filled up", "tail-filled", "tail-adjusted", "logit adjustment"),
+        *robust_rows(),
+    ]
+
+
+def beside_rows():
+    """Return the rows of GAN images beside real ones, against these alone and against what could stand in their place."""
+
+    def row(labels, real, control, against=Row.against):
+        words = {"distilled": "distilled", "hard": "hard labels"}[labels]
+        return Row(f"beside {real:,} real images, {words}", f"{labels}-{real}-gan", f"{labels}-{real}{control}", against)
+
+    found = [row(labels, real, "") for labels in ("distilled", "hard") for real in REAL]
+    found += [row("distilled", real, "-fewer", FEWER) for real in (400, TENTH)]
+    for real in (400, TENTH):
+        found += [row("distilled", real, "-noise", NOISE), row("distilled", real, "-stronger", STRONGER)]
+    return found + [row("hard", real, "-stronger", STRONGER) for real in (400, TENTH)]
+
+
+def more_rows():
+    """Return the rows of GAN images beside real ones with more steps, changed more, or with a teacher of a tenth."""
+    long = f"beside 400 real images, distilled, {LONG} times the steps"
+    changed = "beside 400 real images, GAN images under a stronger augmentation, distilled"
+    longer = "beside 45,000 real images, hard labels, twice the steps"
+    return [
+        Row(long, "distilled-400-gan-long", "distilled-400-long"),
+        Row(changed, "distilled-400-gan-stronger", "distilled-400-stronger", STRONGER),
+        Row(changed, "distilled-400-gan-stronger", "distilled-400-gan", "GAN images as they are"),
+        Row("a tenth: distilled, generator and teacher of that tenth", "tenth-distilled-gan", "tenth-distilled"),
+        Row(longer, "hard-45000-gan-longer", "hard-45000-longer"),
+        Row("no GAN images: a tenth, twice the steps", "tenth-real-longer", "tenth-real", "the steps of all others"),
+    ]
+
+
+def robust_rows():
+    """Return the rows of adversarial training, under attack and not."""
+    found = []
     for share in (0.3, 0.7):
         use = f"adversarial training, {share:g} of a batch"
         found.append(Row(f"{use}, under attack", f"robust-{share:g}", "robust-0", measure="robust_accuracy"))
