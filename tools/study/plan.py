@@ -219,6 +219,7 @@ BLOCKS = [  # (arms, seeds), in order
     ([arm for arm in HEADLINE if arm.source != "noise"], REST),
     (HARD_CURVE, TEST),
     (BESIDE_REAL + NEAR, TEST),
+    (NEAR[:1], REST),
     (TEACHERS[1:], (0,)),
     (TENTH_ALONE + MERGED + FILTERED + TAUGHT, SCREEN),
     (IN_TURN + PARTNERS + BESIDE, SCREEN),
