@@ -147,7 +147,7 @@ def write_report(scale, folder):
     made = plan.listed(known(scale).values(), scale)
     text = "\n".join(report.texts(made).values()).replace("../results/study/", "")
     (folder / "study.md").write_text(text, encoding="utf-8")
-    if made:
+    if report.drawn(made):
         report.figure(made, folder / "worth.png")
     print(f"Records, table (study.md) and figure (worth.png) are in runs/{scale.folder}")
 

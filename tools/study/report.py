@@ -193,7 +193,7 @@ def draw_alone(axis, records, labels, colour, name):
     if numbers := worth_and_interval(records, labels):
         number = numbers[0]
         axis.plot(number, mean, "D", ms=11, color="black", zorder=5)
-        words = f"GAN images alone:\nlike {in_two_digits(number)} photographs"
+        words = f"like {in_two_digits(number)} photographs"
         axis.annotate(words, (number, mean), xytext=(14, -14), textcoords="offset points", va="top", fontsize=13)
 
 
@@ -206,6 +206,14 @@ def draw_rival(axis, records, labels, colour, name):
         axis.errorbar(*zip(*points, strict=True), color=colour, label=name, **style)
 
 
+def draw_legend(drawing, axis):
+    """Draw the legend under the axis, a column for each kind of labels."""
+    handles, names = axis.get_legend_handles_labels()
+    order = sorted(range(len(names)), key=lambda i: names[i].partition(",")[0], reverse=True)
+    columns = [handles[i] for i in order], [names[i] for i in order]
+    drawing.legend(*columns, fontsize=12, loc="outside lower center", ncols=2, handlelength=3.5)
+
+
 def figure(records, path):
     """Draw test accuracy against the number of real images, with and without GAN images, and GAN images alone; save to `path`."""
     records = drawn(records)
@@ -215,7 +223,7 @@ def figure(records, path):
         for with_gan in (True, False):
             draw_curve(axis, curve(records, labels, with_gan), with_gan, colour, words)
         draw_alone(axis, records, labels, colour, f"{words}, GAN images alone")
-        draw_rival(axis, records, labels, colour, f"{words}, stronger augmentation instead")
+        draw_rival(axis, records, labels, colour, f"{words}, stronger augmentation")
     seen = [real for real in plan.REAL if any(real in curve(records, labels, with_gan=False)[0] for labels in CURVES)]
     axis.set_xticks(seen, [f"{real:,}" for real in seen])
     axis.minorticks_off()
@@ -223,7 +231,7 @@ def figure(records, path):
     axis.set_ylabel("test accuracy of the student (%)", fontsize=14)
     axis.tick_params(labelsize=13)
     axis.grid(alpha=0.3)
-    drawing.legend(*axis.get_legend_handles_labels(), fontsize=12, loc="outside lower center", ncols=2, handlelength=3.5)
+    draw_legend(drawing, axis)
     title = ", ".join(sorted({cifar100.TITLES[record["dataset"]] for record in records}))
     students = ", ".join(sorted({record["model"] for record in records}))
     drawing.suptitle(f"{title}, students {students}: what is a generator worth in photographs?", fontsize=14)
