@@ -41,6 +41,13 @@ def test_readme_is_short_and_its_links_lead_somewhere():
             assert link.startswith("http") or (path.parent / link).exists(), (path.name, link)
 
 
+def test_every_test_that_the_docs_name_is_there():
+    named = {name for page in (ROOT / "docs").glob("*.md") for name in re.findall(r"test_\w+", page.read_text(encoding="utf-8"))}
+    sources = {path.stem: path.read_text(encoding="utf-8") for path in (ROOT / "tests").glob("test_*.py")}
+    assert len(named) > 40
+    assert [name for name in named - sources.keys() if not any(f"def {name}(" in source for source in sources.values())] == []
+
+
 @pytest.mark.parametrize(
     ("differences", "words"),
     [([0.3], "cannot tell"), ([-1.0, 0.9, 0.2], "no measurable"), ([1.0, 1.1, 0.9], "help"), ([-1.0, -1.1, -0.9], "harm")],
