@@ -655,6 +655,17 @@ def test_worth_is_read_off_where_the_curve_reaches_the_line():
     assert report.worth((), (), 50) is None
 
 
+def test_the_page_says_where_a_gain_turns_into_a_loss():
+    gains = {100: 0.05, 400: 0.02, 1_000: -0.3, 4_500: -0.01, 45_000: -0.02}
+    made = simulated({"teacher": 0.2, "hard-gan-alone": 0.0}, seeds=3, spread=0)
+    for real, gain in gains.items():
+        made += simulated({f"hard-{real}-gan": gain, f"hard-{real}": 0.0}, seeds=2 if real == 1_000 else 3, spread=0)
+    assert report.crossings(made, "hard") == [(400, 4_500)]  # 1,000 has too few seeds
+    assert report.crossings(made, "distilled") == []
+    words = "- With hard labels, GAN images beside real ones turn from a gain to a loss between 400 and 4,500 of these."
+    assert words in report.texts(made)["worth"]
+
+
 def test_the_interval_of_worth_is_of_the_seeds_own_numbers():
     made = simulated({"distilled-gan-alone": 0.05}, seeds=3, spread=0)
     for real, accuracy in ((100, 0.0), (1000, 0.1)):

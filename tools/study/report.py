@@ -1,6 +1,7 @@
 """What docs/study.md says of the records, and the figure: what is a generator worth in photographs?"""
 
 import csv
+import itertools
 import math
 
 import matplotlib.pyplot as plt
@@ -121,6 +122,11 @@ def worth_text(records):
     lines.append(f"- The teacher itself, which has seen all {plan.ALL:,} and trained for twice as long: {teachers[0]:.1f} %.")
     _, taught = scores(records, "distilled-gan-alone")
     lines += [f"- GAN images alone with its labels: {mean_and_half(taught)[0] / teachers[0]:.2f} of that."] if taught else []
+    lines += [
+        f"- With {words}, GAN images beside real ones turn from a gain to a loss between {few:,} and {many:,} of these."
+        for labels, words in CURVES.items()
+        for few, many in crossings(records, labels)
+    ]
     return "![Accuracy by the number of real images](../results/study/worth.png)\n\n" + "\n".join(lines) + "\n"
 
 
@@ -139,6 +145,19 @@ def like_photographs(records, labels):
         return None
     number, low, high = map(in_two_digits, numbers)
     return f"{number} photographs with {CURVES[labels]} ({low} to {high})"
+
+
+def crossings(records, labels):
+    """Return the pairs of numbers of real images between which GAN images beside them turn from a gain to a loss.
+
+    Of numbers that have enough seeds with GAN images and without.
+    """
+    gains = {}
+    for real in plan.REAL:
+        sides = [scores(records, f"{labels}-{real}{end}")[1] for end in ("-gan", "")]
+        if min(map(len, sides)) >= statistics.SEEDS:
+            gains[real] = np.mean(sides[0]) - np.mean(sides[1])
+    return [(few, many) for few, many in itertools.pairwise(gains) if gains[few] > 0 > gains[many]]
 
 
 def worth_of(records, labels):
