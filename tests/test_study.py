@@ -497,6 +497,23 @@ def test_a_new_process_goes_on_after_some_runs(project, monkeypatch, policy, don
     checkpoints.release(project)
 
 
+def test_a_run_without_its_generator_is_named_and_the_others_go_on(world, monkeypatch, capsys):
+    def missing(run, *_):
+        if run.arm.use == "tail":
+            raise DataError("no generator")
+        return {"val_accuracy": 0.5, "total_seconds": 1.0}
+
+    monkeypatch.setattr(training, "train", missing)
+    monkeypatch.setattr(training, "finish", lambda *_: None)
+    assert study.make([plan.Run(ARMS[name], 3) for name in ("tail-filled", "hard-400")], world) == (1, 1)
+    printed = capsys.readouterr().out
+    assert "FAILED tail-filled-seed3: no generator" in printed
+    assert "hard-400-seed3: validation 50.0 %" in printed
+    full = materials.Materials(plan.FULL)
+    with pytest.raises(DataError, match="no .*cifar100-tail100.*gan_tail_generator.keras with its record"):
+        full.generator(materials.TAIL)
+
+
 @pytest.mark.parametrize(("error", "status"), [(KeyboardInterrupt(), 130), (DataError("no teacher"), "no teacher")])
 def test_a_study_that_stops_says_why_in_words(project, monkeypatch, capsys, policy, error, status):
     def stop(*_):

@@ -84,10 +84,11 @@ def make(runs, materials, minutes=None, most=None):
         if minutes is not None and time.perf_counter() - begun > 60 * minutes:
             print(f"{minutes:g} minutes are over: {len(missing) - number + 1} runs left")
             break
-        record = make_one(run, *uses[run.arm.use], materials, environment)
-        if "diverged" in record:
+        try:
+            record = make_one(run, *uses[run.arm.use], materials, environment)
+        except (checkpoints.DivergedError, DataError) as error:
             failed += 1
-            print(f"FAILED {run.name}: {record['diverged']}", flush=True)
+            print(f"FAILED {run.name}: {error}", flush=True)
             continue
         made[run.name], done = record, done + 1
         took = f"validation {100 * record['val_accuracy']:.1f} %, {record['total_seconds']:.0f} s"
@@ -96,15 +97,18 @@ def make(runs, materials, minutes=None, most=None):
 
 
 def make_one(run, use, use_code, materials, environment):
-    """Make a run by its use's module, write its record and return it. One that diverged has no result, but the key `diverged`."""
+    """Make a run by its use's module, write its record and return it.
+
+    The record of one that diverged has no result, but the key `diverged`. Raises `DivergedError` then, and `DataError` where a
+    teacher or a generator is missing, which leaves no record.
+    """
     try:
         record = training.train(run, use, materials)
     except checkpoints.DivergedError as error:
-        record = training.about(run, materials) | {"diverged": str(error)}
-    else:
-        now = {"use_code": use_code, "peak_memory_mb": records.peak_memory_mb()}  # memory: not that of the start
-        environment = environment | now
-    training.finish(run, materials, record, environment)
+        training.finish(run, materials, training.about(run, materials) | {"diverged": str(error)}, environment)
+        raise
+    now = {"use_code": use_code, "peak_memory_mb": records.peak_memory_mb()}  # memory: not that of the start
+    training.finish(run, materials, record, environment | now)
     return record
 
 

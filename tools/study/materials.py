@@ -60,13 +60,16 @@ class Materials:
     def generator(self, fraction):
         """Return the generator that has seen `fraction` of the training split, and its file's sha256 (None: a stand-in).
 
-        Raises `DataError` where it has seen other images than the split's.
+        Raises `DataError` where it has seen other images than the split's, or where there is none.
         """
         if self.scale.dataset != "cifar100":
             return stand_in.generator(), None
         part, run = GENERATORS[fraction]
         folder = core.ROOT / "results" / part
-        path, record = folder / f"{run}_generator.keras", json.loads((folder / f"{run}.json").read_text(encoding="utf-8"))
+        path, about = folder / f"{run}_generator.keras", folder / f"{run}.json"
+        if not (path.exists() and about.exists()):
+            raise DataError(f"no {path} with its record: notebook 1 makes them, `make publish` brings them (docs/study.md)")
+        record = json.loads(about.read_text(encoding="utf-8"))
         train, sha256 = digest(self.split(fraction)[0]), file_sha256(path)
         seen = {"dataset": self.data.name, "dataset_md5": self.data.md5, "train_digest": train, "generator_sha256": sha256}
         if missing := seen.keys() - record.keys():
