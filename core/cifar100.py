@@ -83,6 +83,12 @@ def part(name, real_fraction, variant="", imbalance=1.0):
     return "-".join(filter(None, (folder, variant))), title
 
 
+def folder(name, parameters):
+    """Return the folder's name of runs with such parameters of a notebook."""
+    fraction, imbalance = parameters.get("REAL_FRACTION", 1.0), parameters.get("IMBALANCE", 1.0)
+    return part(name, fraction, parameters.get("VARIANT", ""), imbalance)[0]
+
+
 def published(part):
     """Return the names of the folders of what is published for runs in the folder `part`: a variant's own, and the plain one."""
     return list(dict.fromkeys((part, re.sub(r"-[a-z]+$", "", part))))

@@ -112,9 +112,7 @@ def write(name, **record):
 
 def _folder_of(record):
     """Return the folder that a notebook's record and files are written to."""
-    set_by = record["parameters"]
-    variant, imbalance = set_by.get("VARIANT", ""), set_by.get("IMBALANCE", 1.0)
-    return run_folder(cifar100.part(record["dataset"], record["real_fraction"], variant, imbalance)[0])
+    return run_folder(cifar100.folder(record["dataset"], record["parameters"] | {"REAL_FRACTION": record["real_fraction"]}))
 
 
 def write_whole(path, record):
@@ -372,6 +370,13 @@ def class_changes(pairs):
 def low_to_high(mean, half):
     """Return an interval's ends in words; `half` is half of its width."""
     return f"{mean - half:+.2f} to {mean + half:+.2f}"
+
+
+def mean_in_percent(values):
+    """Return the mean of accuracies (fractions of 1) in per cent and, of two or more, half its 95 % interval, in words."""
+    percents = [100 * value for value in values]
+    margin = f" ± {measures.mean_and_interval(percents)[1]:.1f}" if len(percents) > 1 else ""
+    return f"{np.mean(percents):.1f}{margin} %"
 
 
 def mean_in_words(differences):

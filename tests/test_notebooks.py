@@ -303,8 +303,8 @@ def test_resnet_has_the_depth_it_says():
         assert sum(getattr(layer, "kernel_size", 0) != (1, 1) for layer in weighted) == depth
 
 
-def imagenet_builder(weights):
-    return cells.define("resnet_baseline", IMAGENET_WEIGHTS=str(weights), IMAGENET_SIZE=32)["build_imagenet"]
+def imagenet_builder(weights, **names):
+    return cells.define("resnet_baseline", IMAGENET_WEIGHTS=str(weights), IMAGENET_SIZE=32, **names)["build_imagenet"]
 
 
 def test_imagenet_model_from_a_weights_file(tmp_path):
@@ -324,7 +324,7 @@ def test_each_imagenet_model_gets_the_numbers_it_was_trained_on(monkeypatch):
 
     for name in ("MobileNetV2", "ResNet50V2", "EfficientNetV2B0"):
         monkeypatch.setattr(keras.applications, name, model)
-        made = cells.define("resnet_baseline", IMAGENET_MODEL=name, IMAGENET_SIZE=32)["build_imagenet"]()
+        made = imagenet_builder("imagenet", IMAGENET_MODEL=name)()
         images = np.stack([np.full((32, 32, 3), level, np.uint8) for level in (0, 255)])
         ends = keras.Model(made.inputs, seen[-1]).predict(images, verbose=0)
         assert (ends[0].max(), ends[1].min()) == ((0, 255) if name == "EfficientNetV2B0" else (-1, 1))  # it normalises itself

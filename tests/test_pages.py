@@ -71,8 +71,8 @@ def test_the_answer_in_one_sentence_holds_for_all_kinds_of_labels(monkeypatch, m
     """Beside all real images the published runs say that GAN images harm."""
     rows = [plan.Row("use", f"{labels}-{pages.FEW}-gan", f"{labels}-{pages.FEW}") for labels in report.CURVES]
     effects = [Effect(row, 3, mean, 1.0, 0.01, 4.0, adjusted) for row, mean in zip(rows, means, strict=False)]
-    monkeypatch.setattr(pages, "study_effects", lambda: {(each.row.arm, each.row.control): each for each in effects})
-    monkeypatch.setattr(pages, "study_answer", lambda effects: "")
+    monkeypatch.setattr(pages, "study_effects", lambda made: {(each.row.arm, each.row.control): each for each in effects})
+    monkeypatch.setattr(pages, "study_answer", lambda made, effects: "")
     assert pages.answer().startswith(pages.IN_SHORT) == short
 
 

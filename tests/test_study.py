@@ -704,6 +704,11 @@ def test_the_interval_of_worth_is_of_the_seeds_own_numbers():
     assert report.worth_and_interval(made + more, "distilled")[1:] == pytest.approx((np.exp(low), np.exp(high)))
 
 
+def study_answer():
+    made = pages.study_records()
+    return pages.study_answer(made, pages.study_effects(made))
+
+
 def test_the_readme_s_answer_is_made_of_tested_rows(project):
     gains = {"distilled-400-gan": 0.05, "distilled-400": 0.0, "distilled-400-stronger": 0.06, "distilled-gan-alone": 0.03}
     gains |= {"distilled-1000": 0.06}
@@ -713,8 +718,8 @@ def test_the_readme_s_answer_is_made_of_tested_rows(project):
         path = project / "results" / "study" / f"{run.name}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         records.write_whole(path, made[run.name] | real)
-        assert number or pages.study_answer(pages.study_effects()) == ""
-    answer = pages.study_answer(pages.study_effects())
+        assert number or study_answer() == ""
+    answer = study_answer()
     assert "**Beside 400 real images, 4 a class.**" in answer
     assert "- Labels of a teacher: they help. Test accuracy with them" in answer
     assert "Hard labels: they" not in answer  # there are no runs with and without

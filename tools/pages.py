@@ -38,7 +38,7 @@ def texts():
         },
         "docs/accuracy.md": {"trials": trials_table(), "before": before_table()},
         "docs/models.md": {"models": models_text()},
-        "docs/study.md": report.texts(plan.listed(records.read("study", published=True).values())),
+        "docs/study.md": report.texts(study_records()),
         "docs/speed.md": {"bench": bench.report(measured["bench"]), "parity": parity.report(measured["parity"])},
     }
 
@@ -92,13 +92,14 @@ def answer():
     mixed = published["vgg16_gan"]
     network = published["vgg16"]["model"]
     beside = f"{mixed['synthetic_per_class']} GAN images a class beside {mixed['train_images'] // 100} real ones"
-    effects = study_effects()
+    made = study_records()
+    effects = study_effects(made)
     short = IN_SHORT if verdict(differences) == VERDICTS[-1] and helps_few(effects) else ""
     return f"""{short}**Beside all real images: {verdict(differences)}**
 {network}, test accuracy with {beside}: {with_gan:.1f} %. Without them: {without:.1f} %.
 {in_short(differences)}
 
-{study_answer(effects)}"""
+{study_answer(made, effects)}"""
 
 
 def study_records():
@@ -106,21 +107,20 @@ def study_records():
     return plan.listed(records.read("study", published=True).values())
 
 
-def study_effects():
-    """Return the study's tested effects by (arm, control)."""
-    compared = study_statistics.compare(study_records(), plan.rows())
-    return {(each.row.arm, each.row.control): each for each in compared if each.p is not None}
+def study_effects(made):
+    """Return the tested effects of a list of the study's records, by (arm, control)."""
+    effects = study_statistics.compare(made, plan.rows())
+    return {(each.row.arm, each.row.control): each for each in effects if each.p is not None}
 
 
 def helps_few(effects, real=FEW):
     """Whether GAN images beside `real` real ones help the students of all kinds of labels."""
     gains = [effects.get((f"{labels}-{real}-gan", f"{labels}-{real}")) for labels in report.CURVES]
-    return all(gain and gain.mean > gain.half and gain.adjusted < 0.05 for gain in gains)
+    return all(gain and verdict_of(gain.mean, gain.half, adjusted=gain.adjusted) == VERDICTS[0] for gain in gains)
 
 
-def study_answer(effects, real=FEW):
-    """Return what the study adds to the answer: GAN images beside `real` real ones, and in the place of real ones."""
-    made = study_records()
+def study_answer(made, effects, real=FEW):
+    """Return what the study's records add to the answer: GAN images beside `real` real ones, and in the place of real ones."""
     beside = [line for labels in report.CURVES if (line := beside_in_words(made, effects, real, labels))]
     if not beside:
         return ""
@@ -173,7 +173,11 @@ def verdict(differences, words=VERDICTS, adjusted=0.0):
     """
     if len(differences) < 2:
         return "one seed cannot tell."
-    mean, half = measures.mean_and_interval(differences)
+    return verdict_of(*measures.mean_and_interval(differences), words, adjusted)
+
+
+def verdict_of(mean, half, words=VERDICTS, adjusted=0.0):
+    """Return the verdict on a mean difference with half the width of its interval."""
     if abs(mean) <= half:
         return words[1]
     if adjusted >= 0.05:
@@ -198,15 +202,14 @@ Device: {"; ".join(devices)}.
 def summary_rows(runs):
     """Return the lines of a Markdown table with a row for each recipe, best mean first: mean, interval, minutes to each level."""
     columns = ["model", "test accuracy", "seeds", "minutes", *(f"to {100 * level:g} %" for level in LEVELS), "how"]
-    groups = [([100 * run["test_accuracy"] for run in group], group) for group in records.groups(runs)]
+    groups = [([run["test_accuracy"] for run in group], group) for group in records.groups(runs)]
     lines = [f"| {' | '.join(columns)} |", "|---|" + "---:|" * (len(columns) - 2) + "---|"]
     for values, group in sorted(groups, key=lambda each: -statistics.mean(each[0])):
-        mean = f"{statistics.mean(values):.1f}"
-        mean += f" ± {measures.mean_and_interval(values)[1]:.1f}" if len(values) > 1 else ""
+        mean = records.mean_in_percent(values)
         minutes = statistics.mean(run["seconds"] for run in group) / 60
         reached = [[records.minutes_to(level, run) for run in group] for level in LEVELS]
         reached = " | ".join(f"{statistics.mean(each):.1f}" if None not in each else "" for each in reached)
-        lines.append(f"| {group[0]['model']} | {mean} % | {len(group)} | {minutes:.0f} | {reached} | {records.how(group[0])} |")
+        lines.append(f"| {group[0]['model']} | {mean} | {len(group)} | {minutes:.0f} | {reached} | {records.how(group[0])} |")
     return lines
 
 
@@ -266,8 +269,8 @@ def accuracy_of(record):
     words = f"test accuracy {100 * record['test_accuracy']:.1f} %, top-5 {100 * record['test_top5']:.1f} %"
     if len(runs) < 2:
         return f"{words}, one seed"
-    mean, half = measures.mean_and_interval([100 * run["test_accuracy"] for run in runs])
-    return f"{words}; this recipe {mean:.1f} ± {half:.1f} % ({len(runs)} seeds, 95 %)"
+    mean = records.mean_in_percent([run["test_accuracy"] for run in runs])
+    return f"{words}; this recipe {mean} ({len(runs)} seeds, 95 %)"
 
 
 def weakest(record, count=8):

@@ -71,17 +71,11 @@ def run_all(chosen, recipe, given, dataset, seeds):
             if notebook == cells.NOTEBOOKS[0] and len(chosen) > 1 and seed != seeds[0]:
                 continue  # all seeds of notebook 2 get the same GAN images, or no two of its pairs would be alike
             parameters = parameters_of(notebook, recipe, given, dataset, seed)
-            part = part_of(dataset, parameters)
+            part = cifar100.folder(dataset, parameters)
             if not execute(notebook, part, parameters):
                 return 1
     print(f"Done: records, figures and executed notebooks are in runs/{part}")
     return 0
-
-
-def part_of(dataset, parameters):
-    """Return the folder's name in runs/ of a notebook with such parameters."""
-    variant, imbalance = parameters.get("VARIANT", ""), parameters.get("IMBALANCE", 1.0)
-    return cifar100.part(dataset, parameters.get("REAL_FRACTION", 1), variant, imbalance)[0]
 
 
 def recipes():
