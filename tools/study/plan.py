@@ -180,13 +180,15 @@ LONGER = [
     Arm("hard-45000-gan-longer", share=SHARES[ALL], longer=2),
     Arm("tenth-real-longer", **PLACES["tenth"], longer=2),
 ]
-FILTERED = [merged(place, ratio, "filtered", source="filtered") for place in PLACES for ratio in (0.25, 1.0)]
-TAUGHT = [merged(place, ratio, "taught", labels="teacher") for place in PLACES for ratio in (0.25, 1.0)]
+# GAN images for each real one, where they are filtered, labelled by the teacher, or replaced by what they have to beat
+RATIO = {"all": 0.25, "tenth": 1.0}
+FILTERED = [merged(place, ratio, "filtered", source="filtered") for place, ratio in RATIO.items()]
+TAUGHT = [merged(place, ratio, "taught", labels="teacher") for place, ratio in RATIO.items()]
 CONTROLS = [
     *INSTEAD,
     *(
         merged(place, ratio, source, source=source)
-        for place, ratio in (("tenth", 1.0), ("all", 0.25))
+        for place, ratio in RATIO.items()
         for source in ("duplicates", "noise", "shuffled", "stronger")
     ),
     Arm("tenth-fewer", **PLACES["tenth"], batch=0.5),  # the same number of real images seen as with one GAN image for each
@@ -194,11 +196,7 @@ CONTROLS = [
     Arm("distilled-400-fewer", "distilled", 400, batch=1 - SHARES[400]),
     Arm("distilled-4500-fewer", "distilled", TENTH, batch=1 - SHARES[TENTH]),
 ]
-IN_TURN = [
-    Arm(f"{place}-first-{part:g}", "in_turn", **PLACES[place], options={"first": part})
-    for place in PLACES
-    for part in (0.25, 0.5)
-]
+IN_TURN = [Arm(f"{place}-first-0.25", "in_turn", **PLACES[place], options={"first": 0.25}) for place in PLACES]
 PARTNERS = [
     Arm(f"{place}-partners-{who}", "partners", **PLACES[place], source=who) for place in PLACES for who in ("gan", "real")
 ]
@@ -208,6 +206,7 @@ BESIDE = [
 ]
 TAIL = [Arm(f"tail-{kind}", "tail", fraction="tail", options={"kind": kind}) for kind in ("filled", "plain", "adjusted")]
 ATTACK = {"radius": 8.0, "steps": 3, "last_steps": 20, "restarts": 2}  # radius in grey levels of 0 to 255
+SCREENED = TENTH_ALONE + MERGED + FILTERED + TAUGHT + IN_TURN + PARTNERS + BESIDE + TAIL + CONTROLS + BOTH + UNCHOSEN
 ROBUST = [Arm(f"robust-{share:g}", "robust", share=share, options=ATTACK) for share in (0.3, 0.7, 0.0)]
 
 SCREEN, TEST, REST = (1, 2), (1, 2, 3), (4, 5)  # students' seeds; the teachers' is 0: a student could gain from its first weights
@@ -218,19 +217,16 @@ BLOCKS = [  # (arms, seeds), in order
     (HEADLINE[:3], REST),
     ([arm for arm in HEADLINE if arm.source != "noise"], REST),
     (HARD_CURVE, TEST),
-    (BESIDE_REAL + NEAR, TEST),
+    (NEAR, TEST),
     (NEAR[:1], REST),
+    (MORE_STEPS[:3], SCREEN[:1]),
+    (BESIDE_REAL, TEST),
     (TEACHERS[1:], (0,)),
-    (TENTH_ALONE + MERGED + FILTERED + TAUGHT, SCREEN),
-    (IN_TURN + PARTNERS + BESIDE, SCREEN),
-    (CONTROLS, SCREEN),
-    (TAIL, SCREEN),
-    (BOTH + UNCHOSEN, SCREEN),
-    (MORE_STEPS[:3], (1,)),
-    (LONGER, SCREEN),
-    (ROBUST, TEST),
-    (MORE_STEPS, SCREEN),
-    (HEADLINE, REST),
+    (SCREENED, SCREEN[:1]),
+    (ROBUST, SCREEN[:1]),
+    (MORE_STEPS[:3], TEST),
+    (SCREENED + ROBUST, SCREEN),
+    (MORE_STEPS + LONGER, SCREEN),
 ]
 
 
@@ -346,8 +342,7 @@ def alone_rows():
 
 def merged_rows(place):
     """Return the rows of GAN images merged with real ones, against these alone."""
-    kinds = [("", ratio) for ratio in (0.04, 0.25, 1.0)]
-    kinds += [(kind, ratio) for kind in ("filtered", "taught") for ratio in (0.25, 1.0)]
+    kinds = [("", ratio) for ratio in (0.04, 0.25, 1.0)] + [(kind, RATIO[place]) for kind in ("filtered", "taught")]
     words = {"": "hard labels", "filtered": "hard labels, worst tenth dropped", "taught": "labels of the teacher"}
     return [
         Row(f"{place}: merged, {ratio:g} for each real image, {words[kind]}", merged(place, ratio, kind).name, PLAIN[place])
@@ -357,7 +352,7 @@ def merged_rows(place):
 
 def control_rows(place):
     """Return the rows of merged GAN images against what they have to beat."""
-    ratio = {"all": 0.25, "tenth": 1.0}[place]
+    ratio = RATIO[place]
     use, arm = f"{place}: merged, {ratio:g} for each real image, hard labels", merged(place, ratio).name
     controls = {
         "duplicates": "duplicates of real images in their place", "noise": NOISE,
@@ -374,10 +369,7 @@ def other_rows(place):
         f"{place}: beside, batch-norm statistics of their own",
     )
     return [
-        *(
-            Row(f"{place}: GAN images first, for {part:g} of the steps", f"{place}-first-{part:g}", PLAIN[place])
-            for part in (0.25, 0.5)
-        ),
+        Row(f"{place}: GAN images first, for 0.25 of the steps", f"{place}-first-0.25", PLAIN[place]),
         Row(partners, f"{place}-partners-gan", f"{place}-partners-real", "CutMix with real images of the same class"),
         Row(partners, f"{place}-partners-gan", PLAIN[place], "plain CutMix"),
         Row(beside, f"{place}-beside", PLAIN[place]),
