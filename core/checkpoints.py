@@ -59,35 +59,41 @@ def fit(model, batches, *, epochs, folder, resume=True, minutes=5, early_stoppin
     claim(folder)
     defined = _define(model, batches, epochs, early_stopping, callbacks, arguments)
     saver = _Saver(batches, _own_folder(Path(folder), defined), epochs, early_stopping, minutes)
-    saver.state = _newest(saver.folder) if resume else None
-    if saver.state is None:
-        _remove(saver.folder, keep=0)
-    else:
-        epoch, step = saver.position
-        done = "finished" if saver.finished else f"{epoch} epochs{f' and {step} steps' * bool(step)} are done"
-        print(f"{saver.state['seconds']:.0f} s of training found in {Path(folder).name}: {done}")
+    _take_up(saver, Path(folder).name, resume)
     for callback in callbacks:
         callback.folder, callback.history = saver.folder, dict(saver.state["history"]) if saver.state else {}
     stopping = [early_stopping] if early_stopping else []  # it may watch what the callbacks log
-    callbacks = [fast.KeepMemory(), *callbacks, *stopping]
     watchers = [] if "verbose" in arguments or saver.finished else [_progress(epochs, Path(folder).name)]
-    while not saver.finished:
-        epoch, start = saver.position
-        epoch = epochs if saver.state and saver.state["stopped"] else epoch
-        batches.start = start
-        last = epoch + 1 if start else epochs  # what is left of an epoch is a call of its own: it has fewer steps
-        if start:
-            model.test_on_batch(*batches[0])  # makes the metrics' variables, so that they can be restored
-        with _saying_what_to_do(folder):
-            model.fit(
-                batches, initial_epoch=epoch, epochs=last, callbacks=[*callbacks, *watchers, saver], shuffle=False,
-                **{"verbose": 0} | arguments,
-            )  # fmt: skip
-    saver.restore(model)
+    with _saying_what_to_do(folder):
+        _train(model, batches, saver, [fast.KeepMemory(), *callbacks, *stopping, *watchers, saver], arguments)
     what = {"definition": definition.key(defined), "recipe": definition.recipe(defined)}
     what |= {"trained_on": len(batches.images)} if hasattr(batches, "images") else {}
     what |= {"trained_with": trained_with} if trained_with else {}
     return {key: saver.state[key] for key in ("history", "seconds", "steps")} | what
+
+
+def _take_up(saver, name, resume):
+    """Give the saver the state of the newest undamaged checkpoint, and say where it stands; without one, clear its folder."""
+    saver.state = _newest(saver.folder) if resume else None
+    if saver.state is None:
+        return _remove(saver.folder, keep=0)
+    epoch, step = saver.position
+    done = "finished" if saver.finished else f"{epoch} epochs{f' and {step} steps' * bool(step)} are done"
+    print(f"{saver.state['seconds']:.0f} s of training found in {name}: {done}")
+
+
+def _train(model, batches, saver, callbacks, arguments):
+    """Call `model.fit` until the saver has seen the last epoch, and give the model the weights that count."""
+    arguments = {"verbose": 0} | arguments
+    while not saver.finished:
+        epoch, start = saver.position
+        epoch = saver.epochs if saver.state and saver.state["stopped"] else epoch
+        batches.start = start
+        last = epoch + 1 if start else saver.epochs  # what is left of an epoch is a call of its own: it has fewer steps
+        if start:
+            model.test_on_batch(*batches[0])  # makes the metrics' variables, so that they can be restored
+        model.fit(batches, initial_epoch=epoch, epochs=last, callbacks=callbacks, shuffle=False, **arguments)
+    saver.restore(model)
 
 
 def _define(model, batches, epochs, early_stopping, callbacks, arguments):
@@ -331,7 +337,7 @@ def _newest(folder):
         try:
             return _read(path)
         except Exception as error:  # a damaged archive can raise anything
-            warnings.warn(f"{path} is damaged ({type(error).__name__}: {error}); the one before is used", stacklevel=3)
+            warnings.warn(f"{path} is damaged ({type(error).__name__}: {error}); the one before is used", stacklevel=4)
     return None
 
 

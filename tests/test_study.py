@@ -39,6 +39,9 @@ from tools.study import (
 from tools.study.batches import Mixture, Part, one_hot
 
 ARMS = {arm.name: arm for arms, _ in plan.BLOCKS for arm in arms}
+HALF = dataclasses.replace(
+    ARMS["all-first-0.25"], name="all-first-0.5", options={"first": 0.5}
+)  # of so few steps a quarter is none
 
 
 @pytest.fixture(scope="module")
@@ -198,11 +201,13 @@ def test_the_filter_drops_the_worst_tenth_of_each_class():
 
 
 def test_filter_and_teacher_s_labels_come_from_the_teacher(world):
-    taught = mixed.extra_part(ARMS["tenth-merged-1-taught"], 0, world, 8)
-    expected = world.teacher(0.1).predict(taught.images, verbose=0)
-    np.testing.assert_allclose(taught.labels, expected, atol=1e-6)
+    for name in ("tenth-merged-1-taught", "tenth-merged-1-taught-duplicates"):
+        taught = mixed.extra_part(ARMS[name], 0, world, 8)
+        expected = world.teacher(0.1).predict(taught.images, verbose=0)
+        np.testing.assert_allclose(taught.labels, expected, atol=1e-6)
+        assert taught.is_real == name.endswith("duplicates")
     assert not np.allclose(expected, world.teacher(1.0).predict(taught.images, verbose=0))
-    images, labels = mixed.filtered(ARMS["all-merged-1-filtered"], 0, world)
+    images, labels = mixed.filtered(ARMS["all-merged-0.25-filtered"], 0, world)
     assert set(np.bincount(labels)) == {9}  # of ten images a class
     assert len(images) == 900
 
@@ -228,11 +233,12 @@ def test_controls_are_real_images_or_noise(world):
 @pytest.mark.parametrize(
     ("name", "real", "other"),
     [("hard-400", 32, 0), ("hard-400-gan", 8, 24), ("hard-gan-alone", 0, 32), ("tenth-merged-1", 16, 16), ("tenth-fewer", 16, 0),
-     ("tenth-merged-1-duplicates", 32, 0), ("tenth-more", 48, 0), ("all-first-0.5", 16, 16), ("tail-plain", 32, 0)],
+     ("tenth-merged-1-duplicates", 32, 0), ("tenth-more", 48, 0), ("all-first-0.5", 16, 16), ("tail-plain", 32, 0),
+     ("tail-repeated", 32, 0)],
 )  # fmt: skip
 def test_what_a_step_shows(world, name, real, other):
     """A step of the training, on average: as many images with GAN images as without, unless the arm says otherwise."""
-    arm = ARMS[name]
+    arm = (ARMS | {HALF.name: HALF})[name]
     _, _, batches = importlib.import_module(f"tools.study.{arm.use}").prepare(arm, 0, world)
     steps = batches.steps * world.scale.epochs
     assert steps == world.scale.steps * arm.longer
@@ -240,7 +246,7 @@ def test_what_a_step_shows(world, name, real, other):
 
 
 def test_hard_labels_are_smoothed_and_add_up_to_one(world):
-    for name in ("hard-400-gan", "tail-filled", "all-first-0.5", "tenth-beside"):
+    for name in ("hard-400-gan", "tail-filled", "tail-repeated", "all-first-0.25", "tenth-beside"):
         arm = ARMS[name]
         for part in importlib.import_module(f"tools.study.{arm.use}").prepare(arm, 0, world)[2].parts:
             np.testing.assert_allclose(part.labels.sum(1), 1, rtol=1e-5)
@@ -334,9 +340,8 @@ def test_images_beside_have_batch_norm_statistics_of_their_own(world):
     assert model.double.layers[2] is network.layers[2]  # the convolution
     y_pred = model(images, training=True)
     losses = keras.losses.categorical_crossentropy(labels, y_pred).numpy()
-    assert float(model.compute_loss(images, labels, y_pred)) == pytest.approx(
-        losses[:32].mean() + 0.5 * losses[32:].mean(), rel=1e-5
-    )
+    counted = (losses[:32].sum() + 0.5 * losses[32:].sum()) / (32 + 0.5 * 16)  # a mean in which one of the others is half a one
+    assert float(model.compute_loss(images, labels, y_pred)) == pytest.approx(counted, rel=1e-5)
 
 
 def test_a_long_tail_is_filled_up_evenly():
@@ -347,6 +352,11 @@ def test_a_long_tail_is_filled_up_evenly():
     assert np.median(counts) == pytest.approx(45, abs=2)
     fill = tail.filling(labels[kept], labels)
     assert set(counts + np.bincount(labels[fill], minlength=100)) == {450}
+    own = labels[kept]
+    again = tail.repeating(own)
+    assert set(counts + np.bincount(own[again], minlength=100)) == {450}
+    times = np.bincount(again, minlength=len(own))
+    assert all(np.ptp(times[own == label]) <= 1 for label in range(100))
     assert utils.long_tail(labels, 1.0).tolist() == list(range(45_000))
 
 
@@ -405,7 +415,7 @@ def test_robust_is_what_all_attacks_leave(monkeypatch):
 
 
 @pytest.mark.parametrize("name", [
-    "hard-400-gan", "distilled-gan-alone", "distilled-gan-alone-unchosen", "distilled-400-gan-stronger", "tenth-first-0.5",
+    "hard-400-gan", "distilled-gan-alone", "distilled-gan-alone-unchosen", "distilled-400-gan-stronger", "tenth-first-0.25",
     "tenth-partners-gan", "tenth-beside", "tail-filled", "robust-0.3",
 ])  # fmt: skip
 def test_a_run_of_each_use_leaves_a_record_and_is_made_once(world, monkeypatch, name):
@@ -426,7 +436,8 @@ def test_a_run_of_each_use_leaves_a_record_and_is_made_once(world, monkeypatch, 
     assert np.array_equal(validation, world.data.y_train[world.split()[1]])
     assert record["real_exposures"] + record["other_exposures"] == 2 * (48 if run.arm.use == "beside" else 32)
     assert ("generated_digest" in record, "teacher_sha256" in record) == (run.arm.uses_gan, run.arm.needs_teacher)
-    assert ("robust_accuracy" in record, "unchosen_digest" in record) == (run.arm.use == "robust", run.arm.use == "unchosen")
+    for key, use in (("robust_accuracy", "robust"), ("robust_val_accuracy", "robust"), ("unchosen_digest", "unchosen")):
+        assert (key in record) == (run.arm.use == use)
     assert {"val_accuracy", "commit", "versions", "device", "definition", "history", "seconds"} <= record.keys()
     assert not training.checkpoint_folder(run, world).exists()
     monkeypatch.setattr(training, "train", None)
@@ -625,7 +636,36 @@ def test_a_row_of_two_seeds_is_screened_on_validation_and_not_tested():
     screened, tested = statistics.compare(made, rows)
     assert (screened.seeds, screened.half, screened.p, screened.adjusted) == (2, None, None, None)
     assert screened.mean == pytest.approx(3)
-    assert (tested.seeds, tested.adjusted) == (3, min(2 * tested.p, 1))  # Holm's, of both rows: one was chosen by its screening
+    assert (tested.seeds, tested.adjusted) == (3, min(2 * tested.p, 1))  # Holm's, of both rows: the other one is to be tested
+    chosen = [dataclasses.replace(rows[0], screened=True), rows[1]]
+    assert statistics.compare(made, chosen)[1].adjusted == tested.p
+
+
+def test_a_screened_row_is_tested_with_new_seeds_alone():
+    row = plan.Row("use", "arm", "control", screened=True)
+    made = simulated({"arm": 0.1, "control": 0.0}, seeds=6)
+    for record in made:  # the seeds of the screening gain much more
+        record["test_accuracy"] += 0.5 * (record["arm"] == "arm" and record["seed"] in plan.SCREEN)
+    (effect,) = statistics.compare(made, [row])
+    assert effect.seeds == 4
+    assert effect.mean == pytest.approx(10, abs=3)
+    assert effect.adjusted == effect.p
+    (effect,) = statistics.compare([record for record in made if record["seed"] in (1, 2, 3, 4)], [row])
+    assert (effect.seeds, effect.p) == (4, None)  # only two are new
+
+
+def test_rows_with_too_few_pairs_in_the_first_list_are_screened(monkeypatch):
+    screened = {(row.arm, row.control): row.screened for row in plan.rows()}
+    assert not screened["distilled-400-gan", "distilled-400"]
+    assert not screened["distilled-400-gan-stronger", "distilled-400-stronger"]
+    assert screened["tenth-merged-1", "tenth-real"]
+    assert screened["distilled-400-gan", "distilled-400-fewer"]
+    before = {run.name for run in plan.runs()}
+    monkeypatch.setattr(plan, "PROMOTED", ("tail-filled",))
+    new = {run.name for run in plan.runs()} - before
+    arms = ("tail-filled", "tail-plain", "tail-adjusted", "tail-repeated")
+    assert new == {f"{arm}-seed{seed}" for arm in arms for seed in plan.NEW}
+    assert {(row.arm, row.control): row.screened for row in plan.rows()} == screened
 
 
 # ---------------------------------------------------------------------------------------------------- the report

@@ -155,6 +155,13 @@ def shift_and_flip(images):
     return moved.permute(0, 3, 1, 2)
 
 
+def discriminator_loss(scores):
+    """Return hinge loss and consistency term (weight 10) of the scores of real images, their copies, fake images and theirs."""
+    real, fake = scores.chunk(2)
+    first, again = scores.reshape(2, 2, -1).unbind(1)
+    return functional.relu(1 - real).mean() + functional.relu(1 + fake).mean() + 10 * (first - again).square().mean()
+
+
 def gan_step(channels, latent, batch_size, bfloat16=False, compiled=False):
     """Return a function that takes one step of generator and discriminator on a fixed batch, teacher included."""
     g, d = Generator(channels, latent), Discriminator(channels)
@@ -171,13 +178,8 @@ def gan_step(channels, latent, batch_size, bfloat16=False, compiled=False):
         with torch.autocast(DEVICE, torch.bfloat16, enabled=bfloat16):
             fake = g(torch.randn(batch_size, latent, device=DEVICE), label)
             scores = d(with_copies(real[:half], fake[:half].detach()), label[:half].repeat(4)).float()
-        real_score, fake_score = scores.chunk(2)
-        first, again = scores.reshape(2, 2, half).unbind(1)
-        loss = (
-            functional.relu(1 - real_score).mean() + functional.relu(1 + fake_score).mean() + 10 * (first - again).square().mean()
-        )
         optimizers[1].zero_grad()
-        loss.backward()
+        discriminator_loss(scores).backward()
         d.requires_grad_(False)
         with torch.autocast(DEVICE, torch.bfloat16, enabled=bfloat16):
             opinion, means, spread = guide(fake, label)

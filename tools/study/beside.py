@@ -11,7 +11,8 @@ from tools.study.batches import Mixture
 class Beside(keras.Model):
     """A network and its double for the other images, which shares all but batch normalisation (AdvProp, Xie et al., 2020).
 
-    The first `real` images of a batch go through the network, the others through the double; their loss counts `weight`.
+    The first `real` images of a batch go through the network, the others through the double. One of the others counts `weight`
+    (0 to 1) in the loss, which is a mean, so that it is as large as without them.
     """
 
     def __init__(self, network, real, weight):
@@ -27,7 +28,9 @@ class Beside(keras.Model):
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         losses = keras.losses.categorical_crossentropy(y, y_pred)
-        return ops.mean(losses[: self.real]) + self.weight * ops.mean(losses[self.real :])
+        real, others = losses[: self.real], losses[self.real :]
+        total = ops.sum(real) + self.weight * ops.sum(others)
+        return total / (self.real + self.weight * ops.cast(ops.shape(others)[0], "float32"))
 
 
 def own_statistics(layer):

@@ -7,22 +7,24 @@ import numpy as np
 import scipy.special
 
 from core import measures
+from tools.study import plan
 
 SAME_CODE = (  # digests of code that differ in nothing that a student does
     "78f201977967769f", "e31138933630185f", "a2e47041dde9ddf9", "e129b5672daeff94", "ebd86893a4afd625", "eccdd9ca999c62f5",
-    "5a823e7c1218e37e", "41f9c90df7e172be", "88214580c619724a",
+    "5a823e7c1218e37e", "41f9c90df7e172be", "88214580c619724a", "0d3fddab6157e7d6",
 )  # fmt: skip
 SOURCES = ("teacher_sha256", "generator_sha256", "generated_digest")  # what two runs share that both have one
-SEEDS = 3  # that a row is tested with; one of fewer is screened
+SEEDS = 3  # that a row is tested with, at least
+SCREENED_BY = {"test_accuracy": "val_accuracy", "robust_accuracy": "robust_val_accuracy"}  # of validation images
 
 
 @dataclasses.dataclass(frozen=True)
 class Effect:
     """What a row's arm gains over its control, in percentage points: `mean` with half the width of its 95 % interval.
 
-    `p` is two-sided; `adjusted` is Holm's, over all rows that have runs. A row of fewer than `SEEDS` pairs is screened: its mean
-    is of the validation images (under attack of test images, as there are no others), and the other three are None. `minutes` is
-    what a run of the arm took, on average.
+    `p` is two-sided; `adjusted` is Holm's, over all rows that are tested or are to be. A row that has fewer than `SEEDS` pairs to
+    test it with shows its screening: the mean is of the validation images, and the other three are None. `minutes` is what a run
+    of the arm took, on average.
     """
 
     row: object
@@ -87,22 +89,25 @@ def same_sources(record, control):
 
 
 def compare(records, rows):
-    """Return the effects of all rows that have a pair of records, p values adjusted over all of them.
+    """Return the effects of all rows that have a pair of records, p values adjusted over all rows that are tested or are to be.
 
-    A row that was screened and not tested counts as one with a p of 1: its runs have chosen which rows are tested.
+    So a p value stays as it is when other rows get their runs. One that is to be tested and has no p value yet counts as 1.
+    Screening makes no test, and what it has chosen is tested with other seeds: only then does a screened row count.
     """
     effects = [effect(row, found) for row in rows if (found := pairs(records, row))]
-    adjusted = holm([1 if each.p is None else each.p for each in effects])
-    together = zip(effects, adjusted, strict=True)
-    return [each if each.p is None else dataclasses.replace(each, adjusted=value) for each, value in together]
+    tested = [each for each in effects if each.p is not None]
+    waiting = sum(not row.screened for row in rows) - sum(not each.row.screened for each in tested)
+    adjusted = iter(holm([each.p for each in tested] + [1.0] * waiting))
+    return [each if each.p is None else dataclasses.replace(each, adjusted=next(adjusted)) for each in effects]
 
 
 def effect(row, found):
     """Return the effect that pairs of records show, not yet adjusted."""
+    new = [pair for pair in found if not (row.screened and pair[0]["seed"] in plan.SCREEN)]
+    tested = len(new) >= SEEDS
+    found, measure = (new, row.measure) if tested else (found, SCREENED_BY[row.measure])
     minutes = sum(record["seconds"] for record, _ in found) / len(found) / 60
-    screened = len(found) < SEEDS
-    measure = "val_accuracy" if screened and row.measure == "test_accuracy" else row.measure
     values, controls = ([100 * record[measure] for record in side] for side in zip(*found, strict=True))
-    if screened:
-        return Effect(row, len(found), statistics.mean(values) - statistics.mean(controls), None, None, minutes)
-    return Effect(row, len(found), *paired(values, controls), minutes)
+    if tested:
+        return Effect(row, len(found), *paired(values, controls), minutes)
+    return Effect(row, len(found), statistics.mean(values) - statistics.mean(controls), None, None, minutes)
