@@ -134,22 +134,22 @@ def plot_images(images, titles, title, path=None, columns=10, rows=()):
     for axis, image in zip(axes.flat, images, strict=False):
         axis.imshow(image)
     for axis, text in zip(axes.flat, titles, strict=False):
-        axis.set_title(text, fontsize=7)
+        axis.set_title(text, fontsize=8)
     for axis, text in zip(axes[:, 0], rows, strict=False):
         axis.set_ylabel(text, fontsize=8, rotation=0, ha="right", va="center")
     save_figure(figure, title, path)
 
 
 def show_classes(images, class_names, title, path):
-    """Draw ten images of each of 100 classes, `uint8` (1000, 32, 32, 3) in class order, ten classes a column block."""
-    mosaic = images.reshape(5, 20, 10, 32, 32, 3).transpose(1, 3, 0, 2, 4, 5).reshape(20 * 32, 5 * 320, 3)
-    figure, axis = plt.subplots(figsize=(15, 4.8), layout="constrained")
-    blank = np.full((20 * 32, 5, 140, 3), 255, np.uint8)
-    mosaic = np.concatenate([blank, mosaic.reshape(20 * 32, 5, 320, 3)], axis=2).reshape(20 * 32, 5 * 460, 3)
+    """Draw ten images of each of 100 classes, `uint8` (1000, 32, 32, 3) in class order, in four blocks of 25 classes."""
+    mosaic = images.reshape(4, 25, 10, 32, 32, 3).transpose(1, 3, 0, 2, 4, 5).reshape(25 * 32, 4, 320, 3)
+    figure, axis = plt.subplots(figsize=(15, 7), layout="constrained")
+    names = np.full((25 * 32, 4, 140, 3), 255, np.uint8)  # room for them
+    mosaic = np.concatenate([names, mosaic], axis=2).reshape(25 * 32, 4 * 460, 3)
     axis.imshow(mosaic)
     axis.axis("off")
     for i, name in enumerate(class_names):
-        axis.text(i // 20 * 460 + 132, i % 20 * 32 + 16, name.replace("_", " "), ha="right", va="center", fontsize=8)
+        axis.text(i // 25 * 460 + 132, i % 25 * 32 + 16, name.replace("_", " "), ha="right", va="center", fontsize=9)
     save_figure(figure, title, path)
 
 

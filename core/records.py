@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import tempfile
@@ -236,8 +237,8 @@ def manifest(part, run, **changes):
 
 def comparison_table(records):
     """Return a Markdown table of classifiers' records, best test accuracy first, with a column `run` where they say whose."""
-    whose = any("whose" in record for record in records)
-    words = "model", *["run"] * whose, "optimiser"
+    told = any("whose" in record for record in records)
+    words = "model", *["run"] * told, "optimiser"
     counts = "seed", "GAN images a class", "parameters", "epochs", "minutes"
     columns = (*words, *counts, "train", "validation", "test", "test top-5", "test with mirror images")
     rows = [f"| {' | '.join(columns)} |", "|" + "---|" * len(words) + "---:|" * (len(columns) - len(words))]
@@ -246,8 +247,8 @@ def comparison_table(records):
         shares = " | ".join(f"{100 * record[key]:.2f} %" if key in record else "" for key in keys)
         counts = " | ".join(f"{record[key]:,}" for key in ("seed", "synthetic_per_class", "parameter_count", "epochs_run"))
         counts += f" | {record['seconds'] / 60:.1f}"
-        whom = f"{record['whose']} | " if whose else ""
-        rows.append(f"| {record['model']} | {whom}{optimizer(record)} | {counts} | {shares} |")
+        run = f"{whose(record)} | " if told else ""
+        rows.append(f"| {record['model']} | {run}{optimizer(record)} | {counts} | {shares} |")
     return "\n".join(rows) + "\n"
 
 
@@ -277,8 +278,13 @@ def recipe_of(run):
 
 def label(run):
     """Return in a few words which network a record is of, and how it was trained."""
-    whose = f" ({run['whose']})" if "whose" in run else ""
-    return f"{run['model']}, {how(run)}{whose}"
+    named = f" ({whose(run)})" if "whose" in run else ""
+    return f"{run['model']}, {how(run)}{named}"
+
+
+def whose(run):
+    """Return whose a record is: "published", or "yours" with the run's name, its seed left out, which tells experiments apart."""
+    return f"yours: {re.sub('_seed[0-9]+', '', run['name'])}" if run["whose"] == "yours" else run["whose"]
 
 
 def how(run):

@@ -221,13 +221,18 @@ def test_the_student_of_gan_train_sees_all_classes_alike(n):
 
 def test_gan_train_is_measured_on_images_that_nothing_was_trained_on():
     names = ("judge", "student", "x_validation", "y_validation", "x_train", "y_train")
-    space = {name: name for name in names} | {"np": np, "SEED": 0, "floor": 1.0, "data": SimpleNamespace(x_test="x", y_test="y")}
+    space = {name: name for name in names} | {
+        "np": np,
+        "SEED": 0,
+        "fid_real": 1.0,
+        "data": SimpleNamespace(x_test="x", y_test="y"),
+    }
     space |= {"images": np.zeros(3), "labels": np.zeros(3, int), "draw": lambda *_, **__: None}
-    space |= {"score": lambda *_: {"gan_test": 0.5, "fid": 1.0, "diversity": 1.0}, "asked": []}
+    space |= {"judge_accuracy": 0.5, "score": lambda *_: {"gan_test": 0.5, "fid": 1.0, "diversity": 1.0}, "asked": []}
     space["measures"] = SimpleNamespace(accuracy=lambda *what: space["asked"].append(what) or 0.5)
     exec(cell_with('scores["gan_train"] ='), space)
     held_out = ("x_validation", "y_validation")
-    assert space["asked"] == [("judge", *held_out), ("student", *held_out), ("student", "x", "y")]
+    assert space["asked"] == [("student", *held_out), ("student", "x", "y")]
 
 
 def test_of_several_candidates_the_surest_is_drawn():

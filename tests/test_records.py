@@ -213,9 +213,10 @@ def test_own_and_published_records_are_told_apart(project):
     (results / "vgg16.json").write_text(json.dumps(again), encoding="utf-8")
     assert [each["whose"] for each in records.read_both("shapes100")] == ["published"] * 2
     run = record(train_accuracy=0.6, val_accuracy=0.5, test_top5=0.8, test_accuracy=0.5)
-    table = records.comparison_table([run | {"whose": "yours"}, run | {"whose": "published"}])
+    table = records.comparison_table([run | {"whose": "yours", "name": "mine_seed1"}, run | {"whose": "published"}])
     assert table.splitlines()[0].startswith("| model | run |")
-    assert "| m | yours | adam |" in table
+    assert "| m | yours: mine | adam |" in table
+    assert "| m | published | adam |" in table
 
 
 def test_a_run_s_file_comes_before_the_published_one(project):
@@ -262,7 +263,7 @@ def test_pairs_are_found_for_each_network_and_owner():
     yours = [run | {"whose": "yours"} for run in made[1::2]]
     found = records.paired_groups([*made, *yours])
     assert found["m, 12 epochs, Adam (published)"] == [(made[2], made[0]), (made[3], made[1])]
-    assert [run["seed"] for run, _ in found["m, 12 epochs, Adam (yours)"]] == [2]
+    assert [run["seed"] for run, _ in found["m, 12 epochs, Adam (yours: vgg16)"]] == [2]
     assert records.paired_groups(made[:2]) == {}
     others = [run | {"synthetic_digest": "b", "test_accuracy": 0.7} if run["name"].endswith("_gan") else run for run in made]
     others = [run | {"name": run["name"].replace("seed", "more"), "whose": "published"} for run in others]

@@ -17,7 +17,7 @@ REFERENCES = (  # model, test accuracy in %, how; from the projects named
     ("VGG-16", "74.00", f"200 epochs, best epoch: [pytorch-cifar-models]({GITHUB}/chenyaofo/pytorch-cifar-models)"),
     ("VGG-16 + GAN", "44.83", "the experiment this one repeats"),
 )
-IN_SHORT = "**Where photographs are few, images of a GAN that has seen many help. Beside all photographs they harm.**\n\n"
+IN_SHORT = "**Beside few real images, those of a GAN that has seen all help. Beside all real images they do not.**\n\n"
 VERDICTS = ("they help.", "no measurable effect.", "they harm.")
 RIVAL = ("GAN images do better.", "No measurable difference.", "GAN images do worse.")
 FEW = 400  # real images of the study's student that the answer tells of
@@ -95,7 +95,7 @@ def answer():
     made = study_records()
     effects = study_effects(made)
     short = IN_SHORT if verdict(differences) == VERDICTS[-1] and helps_few(effects) else ""
-    return f"""{short}**Beside all real images: {verdict(differences)}**
+    return f"""{short}**GAN images beside all real ones, hard labels: {verdict(differences)}**
 {network}, test accuracy with {beside}: {with_gan:.1f} %. Without them: {without:.1f} %.
 {in_short(differences)}
 
@@ -124,10 +124,10 @@ def study_answer(made, effects, real=FEW):
     beside = [line for labels in report.CURVES if (line := beside_in_words(made, effects, real, labels))]
     if not beside:
         return ""
-    heading = f"**Beside {real} real images, {real // 100} a class.** Teacher and GAN have seen all {plan.ALL:,}.\n"
+    heading = f"**GAN images beside {real} real ones, {real // 100} a class.** Teacher and GAN have seen all {plan.ALL:,}.\n"
     shown = report.drawn(made)
     alone = [words for labels in report.CURVES if (words := report.like_photographs(shown, labels))]
-    worth = [f"\n**GAN images alone** teach like {', and like '.join(alone)}."] if alone else []
+    worth = ["\n**GAN images alone** teach as much as\n", *(f"- {words}." for words in alone)] if alone else []
     return "\n".join([heading, *beside, *worth]) + "\n"
 
 
@@ -142,7 +142,7 @@ def beside_in_words(made, effects, real, labels):
     with_gan, without, differences = compared(made, gain.row)
     scores = f"Test accuracy with them {with_gan:.1f} %, without {without:.1f} %"
     words = verdict(differences, adjusted=gain.adjusted)
-    text = f"- {report.CURVES[labels].capitalize()}: {words} {scores}.\n  {in_short(differences)}"
+    text = f"- With {report.CURVES[labels]}: {words} {scores}.\n  {in_short(differences)}"
     if rival := effects.get((f"{arm}-gan", f"{arm}-stronger")):
         _, accuracy, gains = compared(made, rival.row)
         interval = f"({records.low_to_high(rival.mean, rival.half)} points)"
@@ -301,8 +301,9 @@ Seed {first["seed"]}, on {first["device"]}. The last row has the same measures o
 - Consistency: weight of the consistency regularisation.
 - Candidates: images drawn for each one that is kept, the one whose class the teacher is surest of.
 - GAN-train: accuracy on real validation images of a classifier trained on GAN images alone, as many as there are real ones.
-- GAN-test: share of the kept images that the judge, a classifier of real images, names rightly. It names as many real ones as the
-  last row says, but nobody has chosen these.
+- Of real: GAN-train divided by the judge's accuracy on real images.
+- GAN-test: share of the kept images that the judge, a classifier of real images, names rightly. The last row has its accuracy on
+  real images. These are not selected, so the two do not compare directly.
 - Fréchet: distance in the judge's features. Diversity: within a class, over that of real images.
 - Memorised: share nearer to a training image than 99 % of unseen photographs are.
 """
