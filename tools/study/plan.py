@@ -150,15 +150,17 @@ BOTH = [  # GAN images under the stronger augmentation, beside the same real one
     Arm("distilled-gan-alone-stronger", "stronger", real=0, share=1.0),
 ]
 HEADLINE = [{arm.name: arm for arm in ALONE + BESIDE_REAL + INSTEAD}[name] for name in FIRST]
-LONG = 3  # times the steps: do more steps make the generator worth more?
+LONG = 3  # times the steps: is what the figure shows a matter of short trainings?
 MORE_STEPS = [
     Arm("distilled-gan-alone-long", "distilled", real=0, share=1.0, longer=LONG),
     Arm("distilled-1000-long", "distilled", real=1_000, longer=LONG),
-    Arm("distilled-gan-alone-unchosen-long", "unchosen", real=0, share=1.0, source="unchosen", longer=LONG),
     Arm("distilled-400-long", "distilled", real=400, longer=LONG),
     Arm("distilled-400-gan-long", "distilled", real=400, share=SHARES[400], longer=LONG),
 ]
-UNCHOSEN = [Arm("distilled-gan-alone-unchosen", "unchosen", real=0, share=1.0, source="unchosen")]
+UNCHOSEN = [
+    Arm("distilled-gan-alone-unchosen" + "-long" * (longer > 1), "unchosen", 0, 1.0, "unchosen", longer=longer)
+    for longer in (1, LONG)
+]
 
 # ---------------------------------------------------------------------------------------------------- the other uses
 
@@ -216,7 +218,7 @@ TAIL = [
     Arm(f"tail-{kind}", "tail", fraction="tail", options={"kind": kind}) for kind in ("filled", "plain", "adjusted", "repeated")
 ]
 ATTACK = {"radius": 8.0, "steps": 3, "last_steps": 20, "restarts": 2}  # radius in grey levels of 0 to 255
-SCREENED = TENTH_ALONE + MERGED + FILTERED + TAUGHT + IN_TURN + PARTNERS + BESIDE + TAIL + CONTROLS + BOTH + UNCHOSEN
+SCREENED = TENTH_ALONE + MERGED + FILTERED + TAUGHT + IN_TURN + PARTNERS + BESIDE + TAIL + CONTROLS + BOTH + UNCHOSEN[:1]
 ROBUST = [Arm(f"robust-{share:g}", "robust", share=share, options=ATTACK) for share in (0.3, 0.7, 0.0)]
 
 # Students' seeds. The teachers' is 0, as a student could gain from its teacher's first weights.
@@ -230,14 +232,14 @@ BLOCKS = [  # (arms, seeds), in order
     (HARD_CURVE, TEST),
     (NEAR, TEST),
     (NEAR[:1], REST),
-    (MORE_STEPS[:3], SCREEN[:1]),
+    (UNCHOSEN[1:] + MORE_STEPS, SCREEN[:1]),
+    (MORE_STEPS, TEST),
     (BESIDE_REAL, TEST),
     (TEACHERS[1:], (0,)),
     (SCREENED, SCREEN[:1]),
     (ROBUST, SCREEN[:1]),
-    (MORE_STEPS[:3], TEST),
     (SCREENED + ROBUST, SCREEN),
-    (MORE_STEPS + LONGER, SCREEN),
+    (LONGER + UNCHOSEN[1:], SCREEN),
 ]
 # Names of screened arms that gained a point of validation accuracy or more over each control, on the average of both seeds, and
 # something with each seed. With their controls they get new seeds. None yet: not all are screened.
