@@ -15,7 +15,7 @@ from conftest import ROOT
 
 import core
 import utils
-from core import checkpoints, records
+from core import checkpoints, measures, records
 from core.cifar100 import DataError
 from core.schedules import OneCycle
 from tools import pages, publish
@@ -680,10 +680,20 @@ def test_the_page_and_the_figure_say_what_the_records_say(tmp_path):
     for place, real in enumerate(plan.REAL):
         arms = {f"{labels}-{real}": 0.1 * place for labels in report.CURVES} | {f"distilled-{real}-gan": 0.1 * place + 0.02}
         made += [record | {"real_images": real} for record in simulated(arms, seeds=3, spread=0)]
+    made += simulated({"distilled-gan-alone-long": 0.1, "distilled-400-gan-long": 0.12}, seeds=2, spread=0)
     texts = report.texts(made)
     assert report.like_photographs(made, "distilled") == "200 photographs with labels of a teacher (200 to 200)"
     assert report.like_photographs(made, "hard") is None
-    assert "- GAN images alone, labels of a teacher: test accuracy" in texts["worth"]
+    teacher, alone, hard, beside = (
+        [100 * record["test_accuracy"] for record in made if record["arm"] == arm]
+        for arm in ("teacher", "distilled-gan-alone-long", "hard-gan-alone", "distilled-400-gan-long")
+    )
+    mean, half = measures.mean_and_interval(hard)
+    assert f"- GAN images alone, hard labels: test accuracy {mean:.1f} ± {half:.1f} %." in texts["worth"]
+    part = f"{np.mean(alone):.1f} %, {np.mean(alone) / teacher[0]:.2f} of that."  # of two seeds there is no interval
+    assert f"- GAN images alone with its labels, 3 times the steps: {part}" in texts["worth"]
+    words = f"labels of a teacher, 3 times the steps: {np.mean(beside):.1f} %."
+    assert f"- 400 photographs with GAN images, {words}" in texts["worth"]
     assert "| beside 400 real images, distilled | the same without GAN images | 3 | +2.00 |" in texts["table"]
     report.figure(made, tmp_path / "worth.png")
     assert (tmp_path / "worth.png").stat().st_size > 10_000
@@ -738,7 +748,7 @@ def test_the_interval_of_worth_is_of_the_seeds_own_numbers():
     few = [record for record in made if record["seed"] < 2]
     assert report.worth_and_interval(few, "distilled") is None
     assert report.like_photographs(few, "distilled") is None
-    assert report.alone_in_words(few, "distilled") == "GAN images alone, labels of a teacher: test accuracy 51.0 %."
+    assert report.part_of_teacher(few, "", 60.0) == "GAN images alone with its labels: 51.0 %, 0.85 of that."
     made[0]["test_accuracy"] -= 0.1
     more = simulated({"distilled-gan-alone": 0.05}, seeds=5, spread=0)[3:]  # of which there are no students of real images
     assert report.worth_and_interval(made + more, "distilled")[1:] == pytest.approx((np.exp(low), np.exp(high)))

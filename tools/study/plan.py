@@ -140,7 +140,6 @@ HARD_CURVE = [  # how much GAN images help, and whether a stronger augmentation 
     arm for arm in BESIDE_REAL + INSTEAD if arm.use == "mixed" and arm.real in (400, 1_000, TENTH)
 ]
 POINTS = sorted((*REAL, *BETWEEN.values()))
-DRAWN = {arm.name for arm in ALONE + BESIDE_REAL + NEAR + INSTEAD}
 FIRST = (  # what tells most
     "distilled-400-gan", "distilled-400", "distilled-400-stronger", "distilled-400-noise", "distilled-gan-alone",
     "distilled-1000", "hard-gan-alone", "distilled-4500-gan", "distilled-4500",
@@ -157,6 +156,7 @@ MORE_STEPS = [
     Arm("distilled-400-long", "distilled", real=400, longer=LONG),
     Arm("distilled-400-gan-long", "distilled", real=400, share=SHARES[400], longer=LONG),
 ]
+DRAWN = {arm.name for arm in ALONE + BESIDE_REAL + NEAR + INSTEAD + MORE_STEPS}  # or told of beside the figure
 UNCHOSEN = [
     Arm("distilled-gan-alone-unchosen" + "-long" * (longer > 1), "unchosen", 0, 1.0, "unchosen", longer=longer)
     for longer in (1, LONG)

@@ -115,13 +115,16 @@ def worth(real, accuracies, alone):
 
 def worth_text(records):
     """Return the figure, and in words what GAN images alone teach."""
-    lines = [f"- {line}" for labels in CURVES if (line := alone_in_words(records, labels))]
+    _, alone = scores(records, "hard-gan-alone")
     _, teachers = scores(records, "teacher")
-    if not lines or not teachers:
+    if not alone or not teachers:
         return NONE_YET
-    lines.append(f"- The teacher itself, which has seen all {plan.ALL:,} and trained for twice as long: {teachers[0]:.1f} %.")
-    _, taught = scores(records, "distilled-gan-alone")
-    lines += [f"- GAN images alone with its labels: {mean_and_half(taught)[0] / teachers[0]:.2f} of that."] if taught else []
+    lines = [
+        f"- GAN images alone, hard labels: test accuracy {in_percent(alone)}.",
+        f"- The teacher itself, which has seen all {plan.ALL:,} and trained for twice as long: {teachers[0]:.1f} %.",
+        *(f"- {line}" for longer in ("", "-long") if (line := part_of_teacher(records, longer, teachers[0]))),
+        *(f"- {line}" for line in long_in_words(records)),
+    ]
     lines += [
         f"- With {words}, GAN images beside real ones turn from a gain to a loss between {few:,} and {many:,} of these."
         for labels, words in CURVES.items()
@@ -130,13 +133,33 @@ def worth_text(records):
     return "![Accuracy by the number of real images](../results/study/worth.png)\n\n" + "\n".join(lines) + "\n"
 
 
-def alone_in_words(records, labels):
-    """Return what students of GAN images alone score, or None without such students."""
-    _, alone = scores(records, f"{labels}-gan-alone")
-    if not alone:
-        return None
-    mean, half = mean_and_half(alone)
-    return f"GAN images alone, {CURVES[labels]}: test accuracy {mean:.1f}{f' ± {half:.1f}' if half else ''} %."
+def part_of_teacher(records, longer, teacher):
+    """Return what a teacher's students of GAN images alone score, and which part of its accuracy (%) that is; None without such.
+
+    `longer` ends the arm's name: "" or "-long".
+    """
+    _, taught = scores(records, f"distilled-gan-alone{longer}")
+    times = f", {plan.LONG} times the steps" if longer else ""
+    part = taught and mean_and_half(taught)[0] / teacher
+    return f"GAN images alone with its labels{times}: {in_percent(taught)}, {part:.2f} of that." if taught else None
+
+
+def long_in_words(records):
+    """Return sentences on the students with more steps: real images with a teacher's labels, and GAN images beside them."""
+    found = []
+    for arm in plan.MORE_STEPS:
+        _, values = scores(records, arm.name)
+        if values and arm.real:
+            beside = " with GAN images" if arm.share else ""
+            accuracy = in_percent(values)
+            found.append(f"{arm.real:,} photographs{beside}, labels of a teacher, {plan.LONG} times the steps: {accuracy}.")
+    return found
+
+
+def in_percent(values):
+    """Return the mean of accuracies (%) with half of its interval, where there are seeds enough for one."""
+    mean, half = mean_and_half(values)
+    return f"{mean:.1f}{f' ± {half:.1f}' if half else ''} %"
 
 
 def like_photographs(records, labels):
