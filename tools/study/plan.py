@@ -151,10 +151,12 @@ BOTH = [  # GAN images under the stronger augmentation, beside the same real one
 HEADLINE = [{arm.name: arm for arm in ALONE + BESIDE_REAL + INSTEAD}[name] for name in FIRST]
 LONG = 3  # times the steps: is what the figure shows a matter of short trainings?
 MORE_STEPS = [
-    Arm("distilled-gan-alone-long", "distilled", real=0, share=1.0, longer=LONG),
-    Arm("distilled-1000-long", "distilled", real=1_000, longer=LONG),
-    Arm("distilled-400-long", "distilled", real=400, longer=LONG),
-    Arm("distilled-400-gan-long", "distilled", real=400, share=SHARES[400], longer=LONG),
+    Arm("distilled-400-gan-long", "distilled", 400, SHARES[400], longer=LONG),
+    Arm("distilled-400-long", "distilled", 400, longer=LONG),
+    Arm("distilled-gan-alone-long", "distilled", 0, 1.0, longer=LONG),
+    Arm("distilled-1000-long", "distilled", 1_000, longer=LONG),
+    Arm("hard-400-gan-long", "mixed", 400, SHARES[400], longer=LONG),
+    Arm("hard-400-long", "mixed", 400, longer=LONG),
 ]
 DRAWN = {arm.name for arm in ALONE + BESIDE_REAL + NEAR + INSTEAD + MORE_STEPS}  # or told of beside the figure
 UNCHOSEN = [
@@ -233,6 +235,7 @@ BLOCKS = [  # (arms, seeds), in order
     (NEAR, TEST),
     (NEAR[:1], REST),
     (UNCHOSEN[1:] + MORE_STEPS, SCREEN[:1]),
+    (MORE_STEPS[:4], SCREEN),
     (MORE_STEPS, TEST),
     (BESIDE_REAL, TEST),
     (TEACHERS[1:], (0,)),
@@ -321,11 +324,12 @@ def beside_rows():
 
 def more_rows():
     """Return the rows of GAN images beside real ones with more steps, changed more, or with a teacher of a tenth."""
-    long = f"beside 400 real images, distilled, {LONG} times the steps"
+    long = f"beside 400 real images, {{}}, {LONG} times the steps"
     changed = "beside 400 real images, GAN images under a stronger augmentation, distilled"
     longer = "beside 45,000 real images, hard labels, twice the steps"
     return [
-        Row(long, "distilled-400-gan-long", "distilled-400-long"),
+        Row(long.format("distilled"), "distilled-400-gan-long", "distilled-400-long"),
+        Row(long.format("hard labels"), "hard-400-gan-long", "hard-400-long"),
         Row(changed, "distilled-400-gan-stronger", "distilled-400-stronger", STRONGER),
         Row(changed, "distilled-400-gan-stronger", "distilled-400-gan", "GAN images as they are"),
         Row("a tenth: distilled, generator and teacher of that tenth", "tenth-distilled-gan", "tenth-distilled"),

@@ -145,14 +145,15 @@ def part_of_teacher(records, longer, teacher):
 
 
 def long_in_words(records):
-    """Return sentences on the students with more steps: real images with a teacher's labels, and GAN images beside them."""
+    """Return sentences on the students with more steps: real images, and GAN images beside them."""
     found = []
     for arm in plan.MORE_STEPS:
         _, values = scores(records, arm.name)
         if values and arm.real:
             beside = " with GAN images" if arm.share else ""
             accuracy = in_percent(values)
-            found.append(f"{arm.real:,} photographs{beside}, labels of a teacher, {plan.LONG} times the steps: {accuracy}.")
+            labels = CURVES[arm.name.partition("-")[0]]
+            found.append(f"{arm.real:,} photographs{beside}, {labels}, {plan.LONG} times the steps: {accuracy}.")
     return found
 
 
