@@ -72,19 +72,19 @@ def test_the_answer_in_one_sentence_holds_for_all_kinds_of_labels(monkeypatch, m
     rows = [plan.Row("use", f"{labels}-{pages.FEW}-gan", f"{labels}-{pages.FEW}") for labels in report.CURVES]
     effects = [Effect(row, 3, mean, 1.0, 0.01, 4.0, adjusted) for row, mean in zip(rows, means, strict=False)]
     monkeypatch.setattr(pages, "study_effects", lambda made: {(each.row.arm, each.row.control): each for each in effects})
-    monkeypatch.setattr(pages, "study_answer", lambda made, effects: "")
+    monkeypatch.setattr(pages, "study_lines", lambda made, effects: [])
     assert pages.answer().startswith(pages.IN_SHORT) == short
 
 
 def test_one_seed_has_no_interval():
-    assert pages.in_short([1.0]) == "Difference +1.00 points (1 seed)."
-    assert pages.in_short([1.0, 1.0]) == "Difference +1.00 points, 95 % interval +1.00 to +1.00 (2 seeds)."
+    assert pages.gain_in_words([1.0]) == "+1.00"
+    assert pages.gain_in_words([1.0, 1.0]) == "+1.00 (+1.00 to +1.00)"
 
 
 def test_the_verdict_of_one_row_of_many_heeds_the_others():
-    assert pages.verdict([1.0, 1.1, 0.9], adjusted=0.049) == "they help."
-    assert pages.verdict([1.0, 1.1, 0.9], adjusted=0.05) == "no measurable effect after correction for all rows of the study."
-    assert pages.verdict([-1.0, 0.9, 0.2], adjusted=0.9) == "no measurable effect."
+    assert pages.verdict([1.0, 1.1, 0.9], adjusted=0.049) == "help"
+    assert pages.verdict([1.0, 1.1, 0.9], adjusted=0.05) == "not clear after correction"
+    assert pages.verdict([-1.0, 0.9, 0.2], adjusted=0.9) == "no measurable effect"
 
 
 def test_a_text_goes_between_its_marks_alone():

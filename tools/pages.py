@@ -17,9 +17,13 @@ REFERENCES = (  # model, test accuracy in %, how; from the projects named
     ("VGG-16", "74.00", f"200 epochs, best epoch: [pytorch-cifar-models]({GITHUB}/chenyaofo/pytorch-cifar-models)"),
     ("VGG-16 + GAN", "44.83", "the experiment this one repeats"),
 )
-IN_SHORT = "**Beside few real images, those of a GAN that has seen all help. Beside all real images they do not.**\n\n"
-VERDICTS = ("they help.", "no measurable effect.", "they harm.")
-RIVAL = ("GAN images do better.", "No measurable difference.", "GAN images do worse.")
+IN_SHORT = "**Beside few real images, images of a GAN that has seen all 45,000 help. Beside all 45,000 they do not.**\n\n"
+VERDICTS = ("help", "no measurable effect", "harm")
+RIVAL = ("GAN images do better", "no measurable difference", "GAN images do worse")
+ANSWER_HEAD = (
+    "| real images, labels | test accuracy with GAN images | without | difference | seeds | they | other augmentation instead |",
+    "|---|---:|---:|---:|---:|---|---|",
+)
 FEW = 400  # real images of the study's student that the answer tells of
 LEVELS = (0.4483, 0.60, 0.65, 0.70)  # validation accuracies to reach; the first was reported for the experiment repeated here
 
@@ -87,19 +91,26 @@ def answer():
     """Return the answer to the project's question, as far as the published records go."""
     published = records.read("cifar100", published=True)
     _, accuracy = records.accuracies(records.gan_pairs(published, "vgg16_gan"))
-    with_gan, without = (100 * statistics.mean(values) for values in accuracy.values())
-    differences = records.differences(accuracy)
-    mixed = published["vgg16_gan"]
-    network = published["vgg16"]["model"]
-    beside = f"{mixed['synthetic_per_class']} GAN images a class beside {mixed['train_images'] // 100} real ones"
-    made = study_records()
+    mixed, made = published["vgg16_gan"], study_records()
     effects = study_effects(made)
-    short = IN_SHORT if verdict(differences) == VERDICTS[-1] and helps_few(effects) else ""
-    return f"""{short}**GAN images beside all real ones, hard labels: {verdict(differences)}**
-{network}, test accuracy with {beside}: {with_gan:.1f} %. Without them: {without:.1f} %.
-{in_short(differences)}
+    harm = verdict(records.differences(accuracy)) == VERDICTS[-1]
+    lines = [answer_line(f"all {plan.ALL:,}, hard labels", accuracy), *study_lines(made, effects)]
+    table = "\n".join([*ANSWER_HEAD, *lines])
+    merged = f"{mixed['synthetic_per_class']} GAN images a class beside {mixed['train_images'] // 100} real ones"
+    return f"""{IN_SHORT if harm and helps_few(effects) else ""}{table}
 
-{study_answer(made, effects)}"""
+Differences are in percentage points, with 95 % intervals over seeds. All: {merged}.
+{FEW}: {FEW // 100} a class, and GAN images fill {100 * plan.SHARES[FEW]:.0f} % of each batch.
+
+{alone_in_words(made)}"""
+
+
+def answer_line(seen, accuracy, adjusted=0.0, rival=""):
+    """Return a line of the answer's table: what students of the images `seen` score (0 to 1) with GAN images and without."""
+    with_gan, without = (100 * statistics.fmean(values) for values in accuracy.values())
+    gains = records.differences(accuracy)
+    words = f"{gain_in_words(gains)} | {len(gains)} | {verdict(gains, adjusted=adjusted)} | {rival}"
+    return f"| {seen} | {with_gan:.1f} % | {without:.1f} % | {words} |"
 
 
 def study_records():
@@ -119,51 +130,48 @@ def helps_few(effects, real=FEW):
     return all(gain and verdict_of(gain.mean, gain.half, adjusted=gain.adjusted) == VERDICTS[0] for gain in gains)
 
 
-def study_answer(made, effects, real=FEW):
-    """Return what the study's records add to the answer: GAN images beside `real` real ones, and in the place of real ones."""
-    beside = [line for labels in report.CURVES if (line := beside_in_words(made, effects, real, labels))]
-    if not beside:
+def study_lines(made, effects, real=FEW):
+    """Return the study's lines of that table: students of `real` images with each kind of labels, and with more steps."""
+    lines = []
+    for labels, words in report.CURVES.items():
+        for longer in ("", "-long"):
+            arm, without = f"{labels}-{real}-gan{longer}", f"{labels}-{real}{longer}"
+            if gain := effects.get((arm, without)):
+                rival = rival_in_words(made, effects.get((arm, f"{labels}-{real}-stronger{longer}")))
+                seen = f"{real}, {words}" + f", {plan.LONG} times the steps" * bool(longer)
+                lines.append(answer_line(seen, compared(made, gain.row), gain.adjusted, rival))
+    return lines
+
+
+def rival_in_words(made, rival):
+    """Return how students score that see something else in the place of GAN images, and whether these do better; "" for none."""
+    if not rival:
         return ""
-    heading = f"**GAN images beside {real} real ones, {real // 100} a class.** Teacher and GAN have seen all {plan.ALL:,}.\n"
+    accuracy = compared(made, rival.row)
+    scored = 100 * statistics.fmean(list(accuracy.values())[1])
+    return f"{scored:.1f} %: {verdict(records.differences(accuracy), RIVAL, rival.adjusted)}"
+
+
+def alone_in_words(made):
+    """Return what GAN images alone teach, or "" where too few seeds say it."""
     shown = report.drawn(made)
-    alone = [words for labels in report.CURVES if (words := report.like_photographs(shown, labels))]
-    worth = ["\n**GAN images alone** teach as much as\n", *(f"- {words}." for words in alone)] if alone else []
-    return "\n".join([heading, *beside, *worth]) + "\n"
-
-
-def beside_in_words(made, effects, real, labels):
-    """Return what GAN images beside `real` real ones do to a student of such labels, or "" where too few seeds say it.
-
-    `effects` are the tested rows, by arm and control.
-    """
-    arm = f"{labels}-{real}"
-    if not (gain := effects.get((f"{arm}-gan", arm))):
-        return ""
-    with_gan, without, differences = compared(made, gain.row)
-    scores = f"Test accuracy with them {with_gan:.1f} %, without {without:.1f} %"
-    words = verdict(differences, adjusted=gain.adjusted)
-    text = f"- With {report.CURVES[labels]}: {words} {scores}.\n  {in_short(differences)}"
-    if rival := effects.get((f"{arm}-gan", f"{arm}-stronger")):
-        _, accuracy, gains = compared(made, rival.row)
-        interval = f"({records.low_to_high(rival.mean, rival.half)} points)"
-        text += f"\n  With a stronger augmentation in their place: {accuracy:.1f} %."
-        text += f" {verdict(gains, RIVAL, rival.adjusted).rstrip('.')} {interval}."
-    return text
+    worth = [f"- {words}." for labels in report.CURVES if (words := report.like_photographs(shown, labels))]
+    longer = [f"\n{words}"] if (words := report.longer_in_words(shown)) else []
+    return "\n".join(["**GAN images alone** teach as much as\n", *worth, *longer]) + "\n" if worth else ""
 
 
 def compared(made, row):
-    """Return the mean test accuracies (%) of a row's arm and control, over the seeds of both, and the differences by seed."""
+    """Return the test accuracies (0 to 1) of a row's arm and control by name, over the seeds of both."""
     sides = zip((row.arm, row.control), zip(*study_statistics.pairs(made, row), strict=True), strict=True)
-    accuracy = {name: [run["test_accuracy"] for run in runs] for name, runs in sides}
-    return *(100 * statistics.fmean(values) for values in accuracy.values()), records.differences(accuracy)
+    return {name: [run["test_accuracy"] for run in runs] for name, runs in sides}
 
 
-def in_short(differences):
-    """Return the mean of paired differences (percentage points) and, of two or more, its 95 % interval, in a few words."""
+def gain_in_words(differences):
+    """Return the mean of paired differences (percentage points) and, of two or more, its 95 % interval."""
     if len(differences) < 2:
-        return f"Difference {differences[0]:+.2f} points (1 seed)."
+        return f"{differences[0]:+.2f}"
     mean, half = measures.mean_and_interval(differences)
-    return f"Difference {mean:+.2f} points, 95 % interval {records.low_to_high(mean, half)} ({len(differences)} seeds)."
+    return f"{mean:+.2f} ({records.low_to_high(mean, half)})"
 
 
 def verdict(differences, words=VERDICTS, adjusted=0.0):
@@ -172,7 +180,7 @@ def verdict(differences, words=VERDICTS, adjusted=0.0):
     `adjusted` is the p value after correction for other rows, where there are any.
     """
     if len(differences) < 2:
-        return "one seed cannot tell."
+        return "one seed cannot tell"
     return verdict_of(*measures.mean_and_interval(differences), words, adjusted)
 
 
@@ -181,7 +189,7 @@ def verdict_of(mean, half, words=VERDICTS, adjusted=0.0):
     if abs(mean) <= half:
         return words[1]
     if adjusted >= 0.05:
-        return f"{words[1][:-1]} after correction for all rows of the study."
+        return "not clear after correction"
     return words[0] if mean > 0 else words[2]
 
 

@@ -144,6 +144,17 @@ def part_of_teacher(records, longer, teacher):
     return f"GAN images alone with its labels{times}: {in_percent(taught)}, {part:.2f} of that." if taught else None
 
 
+def longer_in_words(records):
+    """Return in a sentence what GAN images alone teach in more steps, and what real images do; "" where too few seeds say it."""
+    arms = ("teacher", "distilled-gan-alone-long", "distilled-1000-long")
+    teachers, alone, real = (scores(records, arm)[1] for arm in arms)
+    if not teachers or min(len(alone), len(real)) < statistics.SEEDS:
+        return ""
+    part = mean_and_half(alone)[0] / teachers[0]
+    words = f"With labels of a teacher and {plan.LONG} times the steps they reach {in_percent(alone)}, {part:.2f} of its accuracy"
+    return f"{words}. 1,000 photographs reach {in_percent(real)}."
+
+
 def long_in_words(records):
     """Return sentences on the students with more steps: real images, and GAN images beside them."""
     found = []
