@@ -335,7 +335,7 @@ def test_a_gan_with_another_global_is_another_training(choices, words):
         ),
         ("        x = layers.LeakyReLU(0.1)(", "        x = layers.LeakyReLU(0.3)("),
         ("    momentum = ops.minimum(EMA_MOMENTUM, (1 + step) / (10 + step))", "    momentum = EMA_MOMENTUM"),
-        ("    slow, fast_ = (fast.Adam(rate, beta_1=0.0,", "    slow, fast_ = (fast.Adam(rate, beta_1=0.5,"),
+        ("    slow, quick = (fast.Adam(rate, beta_1=0.0,", "    slow, quick = (fast.Adam(rate, beta_1=0.5,"),
     ],
 )
 def test_a_gan_of_which_one_line_is_edited_is_another_training(monkeypatch, line, other):

@@ -21,7 +21,8 @@ IN_SHORT = "**Beside few real images, images of a GAN that has seen all 45,000 h
 VERDICTS = ("help", "no measurable effect", "harm")
 RIVAL = ("GAN images do better", "no measurable difference", "GAN images do worse")
 ANSWER_HEAD = (
-    "| real images, labels | test accuracy with GAN images | without | difference | seeds | they | other augmentation instead |",
+    "| real images, labels | test accuracy with GAN images | without | difference | seeds | GAN images "
+    "| other augmentation instead |",
     "|---|---:|---:|---:|---:|---|---|",
 )
 FEW = 400  # real images of the study's student that the answer tells of
