@@ -3,6 +3,7 @@
 import core  # first: it prepares TensorFlow, which Keras loads
 
 import importlib.util
+import textwrap
 
 import ipywidgets
 import keras
@@ -134,7 +135,7 @@ def plot_images(images, titles, title, path=None, columns=10, rows=()):
     for axis, image in zip(axes.flat, images, strict=False):
         axis.imshow(image)
     for axis, text in zip(axes.flat, titles, strict=False):
-        axis.set_title(text, fontsize=8)
+        axis.set_title("\n".join(textwrap.fill(line, 14) for line in text.split("\n")), fontsize=8)
     for axis, text in zip(axes[:, 0], rows, strict=False):
         axis.set_ylabel(text, fontsize=8, rotation=0, ha="right", va="center")
     save_figure(figure, title, path)
