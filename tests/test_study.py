@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import importlib
 import json
+import re
 import subprocess
 import sys
 
@@ -700,6 +701,10 @@ def test_the_page_and_the_figure_say_what_the_records_say(tmp_path):
     part = f"they reach {mean:.1f} ± {half:.1f} %, {mean / teacher['test_accuracy'] / 100:.2f} of its accuracy."
     assert part in report.longer_in_words(more)
     assert "| beside 400 real images, distilled | the same without GAN images | 3 | +2.00 |" in texts["table"]
+    few = made + simulated({"tail-filled": 0.1, "tail-plain": 0.0, "hard-400-gan": 0.0, "hard-400": 0.0}, seeds=2)
+    table = report.texts(few)["table"]
+    assert re.search(r"\| long tail filled up \| the same without GAN images \| 2 \| \S+ \| screened \|", table)
+    assert re.search(r"\| beside 400 real images, hard labels \| [a-zA-Z ]+ \| 2 \| \S+ \| seeds to come \|", table)
     report.figure(made, tmp_path / "worth.png")
     assert (tmp_path / "worth.png").stat().st_size > 10_000
     report.write_effects(made, tmp_path / "effects.csv")

@@ -35,7 +35,7 @@ def table(records):
     ]
     for each in effects:
         if each.p is None:
-            interval, adjusted = "screened", ""
+            interval, adjusted = "screened" if each.row.screened else "seeds to come", ""
         else:
             interval = low_to_high(each.mean, each.half)
             adjusted = f"{each.adjusted:.3f}" if each.adjusted >= 0.001 else "< 0.001"
