@@ -76,9 +76,12 @@ def test_the_answer_in_one_sentence_holds_for_all_kinds_of_labels(monkeypatch, m
     assert pages.answer().startswith(pages.IN_SHORT) == short
 
 
-def test_one_seed_has_no_interval():
+def test_few_seeds_have_no_interval():
     assert pages.gain_in_words([1.0]) == "+1.00"
-    assert pages.gain_in_words([1.0, 1.0]) == "+1.00 (+1.00 to +1.00)"
+    assert pages.gain_in_words([1.0, 2.0]) == "+1.50"
+    assert pages.gain_in_words([1.0, 1.0, 1.0]) == "+1.00 (+1.00 to +1.00)"
+    line = pages.answer_line("some", {"with": [0.5, 0.6], "without": [0.4, 0.5]})
+    assert line == "| some | 55.0 % | 45.0 % | +10.00 | 2 | too few seeds |  |"
 
 
 def test_the_verdict_of_one_row_of_many_heeds_the_others():

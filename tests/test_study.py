@@ -793,7 +793,7 @@ def test_the_readme_s_answer_is_made_of_tested_rows(project):
             record = longer[run.name] | {"real_images": 400, "parameters": run.parameters(plan.FULL)}
             records.write_whole(project / "results" / "study" / f"{run.name}.json", record)
             if run.seed == 1 and len(study_answer()) == 2:
-                assert study_answer()[1].endswith("| +1.00 | 1 | one seed cannot tell |  |")
+                assert study_answer()[1].endswith("| +1.00 | 1 | too few seeds |  |")
     _, line = study_answer()
     assert line == "| 400, labels of a teacher, 3 times the steps | 51.2 % | 50.2 % | +1.00 (+1.00 to +1.00) | 3 | help |  |"
 

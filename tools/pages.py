@@ -110,7 +110,8 @@ def answer_line(seen, accuracy, adjusted=0.0, rival=""):
     """Return a line of the answer's table: what students of the images `seen` score (0 to 1) with GAN images and without."""
     with_gan, without = (100 * statistics.fmean(values) for values in accuracy.values())
     gains = records.differences(accuracy)
-    words = f"{gain_in_words(gains)} | {len(gains)} | {verdict(gains, adjusted=adjusted)} | {rival}"
+    says = verdict(gains, adjusted=adjusted) if len(gains) >= study_statistics.SEEDS else "too few seeds"
+    words = f"{gain_in_words(gains)} | {len(gains)} | {says} | {rival}"
     return f"| {seen} | {with_gan:.1f} % | {without:.1f} % | {words} |"
 
 
@@ -172,9 +173,9 @@ def compared(made, row):
 
 
 def gain_in_words(differences):
-    """Return the mean of paired differences (percentage points) and, of two or more, its 95 % interval."""
-    if len(differences) < 2:
-        return f"{differences[0]:+.2f}"
+    """Return the mean of paired differences (percentage points) and, of enough seeds, its 95 % interval."""
+    if len(differences) < study_statistics.SEEDS:
+        return f"{statistics.fmean(differences):+.2f}"
     mean, half = measures.mean_and_interval(differences)
     return f"{mean:+.2f} ({records.low_to_high(mean, half)})"
 
