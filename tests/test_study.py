@@ -40,9 +40,8 @@ from tools.study import (
 from tools.study.batches import Mixture, Part, one_hot
 
 ARMS = {arm.name: arm for arms, _ in plan.BLOCKS for arm in arms}
-HALF = dataclasses.replace(
-    ARMS["all-first-0.25"], name="all-first-0.5", options={"first": 0.5}
-)  # of so few steps a quarter is none
+# of so few steps a quarter is none
+HALF = dataclasses.replace(ARMS["all-first-0.25"], name="all-first-0.5", options={"first": 0.5})
 
 
 @pytest.fixture(scope="module")
@@ -695,11 +694,11 @@ def test_the_page_and_the_figure_say_what_the_records_say(tmp_path):
     assert f"- GAN images alone with its labels, 3 times the steps: {part}" in texts["worth"]
     words = f"labels of a teacher, 3 times the steps: {np.mean(beside):.1f} %."
     assert f"- 400 photographs with GAN images, {words}" in texts["worth"]
-    assert report.longer_in_words(made) == ""  # two seeds
+    assert report.alone_longer_in_words(made) == ""  # two seeds
     more = simulated({"distilled-gan-alone-long": 0.1, "distilled-1000-long": 0.11, "teacher": 0.2}, seeds=3, spread=0)
     (mean, half), teacher = measures.mean_and_interval([100 * record["test_accuracy"] for record in more[:3]]), more[6]
     part = f"they reach {mean:.1f} ± {half:.1f} %, {mean / teacher['test_accuracy'] / 100:.2f} of its accuracy."
-    assert part in report.longer_in_words(more)
+    assert part in report.alone_longer_in_words(more)
     assert "| beside 400 real images, distilled | the same without GAN images | 3 | +2.00 |" in texts["table"]
     few = made + simulated({"tail-filled": 0.1, "tail-plain": 0.0, "hard-400-gan": 0.0, "hard-400": 0.0}, seeds=2)
     table = report.texts(few)["table"]

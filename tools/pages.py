@@ -162,7 +162,7 @@ def alone_in_words(made):
     """Return what GAN images alone teach, or "" where too few seeds say it."""
     shown = report.drawn(made)
     worth = [f"- {words}." for labels in report.CURVES if (words := report.like_photographs(shown, labels))]
-    longer = [f"\n{words}"] if (words := report.longer_in_words(shown)) else []
+    longer = [f"\n{words}"] if (words := report.alone_longer_in_words(shown)) else []
     return "\n".join(["**GAN images alone** teach as much as\n", *worth, *longer]) + "\n" if worth else ""
 
 

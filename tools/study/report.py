@@ -140,19 +140,22 @@ def part_of_teacher(records, longer, teacher):
     """
     _, taught = scores(records, f"distilled-gan-alone{longer}")
     times = f", {plan.LONG} times the steps" if longer else ""
-    part = taught and mean_and_half(taught)[0] / teacher
-    return f"GAN images alone with its labels{times}: {in_percent(taught)}, {part:.2f} of that." if taught else None
+    return f"GAN images alone with its labels{times}: {in_percent(taught)}, {part(taught, teacher)} of that." if taught else None
 
 
-def longer_in_words(records):
+def alone_longer_in_words(records):
     """Return in a sentence what GAN images alone teach in more steps, and what real images do; "" where too few seeds say it."""
     arms = ("teacher", "distilled-gan-alone-long", "distilled-1000-long")
     teachers, alone, real = (scores(records, arm)[1] for arm in arms)
     if not teachers or min(len(alone), len(real)) < statistics.SEEDS:
         return ""
-    part = mean_and_half(alone)[0] / teachers[0]
-    words = f"With labels of a teacher and {plan.LONG} times the steps they reach {in_percent(alone)}, {part:.2f} of its accuracy"
-    return f"{words}. 1,000 photographs reach {in_percent(real)}."
+    budget, share = f"With labels of a teacher and {plan.LONG} times the steps", part(alone, teachers[0])
+    return f"{budget} they reach {in_percent(alone)}, {share} of its accuracy. 1,000 photographs reach {in_percent(real)}."
+
+
+def part(values, teacher):
+    """Return in words which part of a teacher's accuracy the mean of others is, all in %."""
+    return f"{mean_and_half(values)[0] / teacher:.2f}"
 
 
 def long_in_words(records):

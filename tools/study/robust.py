@@ -87,11 +87,9 @@ def prepare(arm, seed, materials):
 def measure(arm, network, data, scale):
     """Return the robust accuracy on the first validation and test images, under an attack with more steps and restarts."""
     attack = arm.options["radius"], arm.options["last_steps"], arm.options["restarts"]
-    _, validation = utils.split(data.y_train)
-    few = validation[: scale.attack_images]
+    chosen, (_, validation) = slice(scale.attack_images), utils.split(data.y_train)
+    held_out = validation[chosen]
     return {
-        "robust_val_accuracy": robust_accuracy(network, data.x_train[few], data.y_train[few], *attack),
-        "robust_accuracy": robust_accuracy(
-            network, data.x_test[: scale.attack_images], data.y_test[: scale.attack_images], *attack
-        ),
+        "robust_val_accuracy": robust_accuracy(network, data.x_train[held_out], data.y_train[held_out], *attack),
+        "robust_accuracy": robust_accuracy(network, data.x_test[chosen], data.y_test[chosen], *attack),
     }
