@@ -235,11 +235,11 @@ BLOCKS = [  # (arms, seeds), in order
     (NEAR, TEST),
     (NEAR[:1], REST),
     (UNCHOSEN[1:] + MORE_STEPS, SCREEN[:1]),
-    (MORE_STEPS[:4], SCREEN),
-    (MORE_STEPS, TEST),
+    (MORE_STEPS[:4], TEST),
     (BESIDE_REAL, TEST),
     (TEACHERS[1:], (0,)),
     (SCREENED + ROBUST, SCREEN),  # one seed of every use before any gets a second
+    (MORE_STEPS, TEST),
     (LONGER + UNCHOSEN[1:], SCREEN),
 ]
 # Names of screened arms that gained a point of validation accuracy or more over each control, on the average of both seeds, and
