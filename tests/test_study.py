@@ -82,10 +82,10 @@ def test_teachers_come_before_all_that_need_them():
     for place, run in enumerate(listed):
         if run.arm.needs_teacher:
             assert [r for r in listed[:place] if r.arm.kept and r.arm.fraction == run.arm.fraction], run.name
-    chosen = plan.chosen(listed, "tenth-distilled-gan")
-    assert {run.arm.name for run in chosen} == {"teacher-tenth", "tenth-distilled-gan", "tenth-distilled"}
-    chosen = plan.chosen(listed, "tenth-distilled-gan-seed1")
-    assert [run.name for run in chosen] == ["teacher-tenth-seed0", "tenth-distilled-seed1", "tenth-distilled-gan-seed1"]
+    chosen = plan.chosen(listed, "tenth-distilled-4500-gan")
+    assert {run.arm.name for run in chosen} == {"teacher-tenth", "tenth-distilled-4500-gan", "tenth-distilled-4500"}
+    chosen = plan.chosen(listed, "tenth-distilled-4500-gan-seed1")
+    assert [run.name for run in chosen] == ["teacher-tenth-seed0", "tenth-distilled-4500-seed1", "tenth-distilled-4500-gan-seed1"]
 
 
 # ---------------------------------------------------------------------------------------------------- batches
@@ -490,7 +490,7 @@ def test_no_run_begins_after_the_minutes_and_a_diverged_one_is_named(world, monk
     records.write_whole(world.folder / "hard-1000-seed1.json", made | {"code": "another"})
     assert study.make(listed, world, minutes=0) == (0, 0)
     assert "Made with other code: hard-1000-seed1. " in capsys.readouterr().out  # the teachers' code matters not
-    control = simulated({"tenth-real": 0.0}, seeds=3)
+    control = simulated({"tenth-hard-4500": 0.0}, seeds=3)
     assert "Without a result, as their loss was no longer finite: hard-1000-seed1." in report.table(
         [made, *control, *simulated({"tenth-merged-1": 0.1}, seeds=3)]
     )
@@ -658,7 +658,7 @@ def test_rows_with_too_few_pairs_in_the_first_list_are_screened(monkeypatch):
     screened = {(row.arm, row.control): row.screened for row in plan.rows()}
     assert not screened["distilled-400-gan", "distilled-400"]
     assert not screened["distilled-400-gan-stronger", "distilled-400-stronger"]
-    assert screened["tenth-merged-1", "tenth-real"]
+    assert screened["tenth-merged-1", "tenth-hard-4500"]
     assert screened["distilled-400-gan", "distilled-400-fewer"]
     before = {run.name for run in plan.runs()}
     monkeypatch.setattr(plan, "PROMOTED", ("tail-filled",))
@@ -704,18 +704,37 @@ def test_the_page_and_the_figure_say_what_the_records_say(tmp_path):
     table = report.texts(few)["table"]
     assert re.search(r"\| long tail filled up \| the same without GAN images \| 2 \| \S+ \| screened \|", table)
     assert re.search(r"\| beside 400 real images, hard labels \| [a-zA-Z ]+ \| 2 \| \S+ \| seeds to come \|", table)
-    report.figure(made, tmp_path / "worth.png")
+    report.draw_figures(made, tmp_path)
     assert (tmp_path / "worth.png").stat().st_size > 10_000
+    assert not (tmp_path / "worth_tenth.png").exists()  # of which there are no runs
     report.write_effects(made, tmp_path / "effects.csv")
     effects = list(csv.DictReader((tmp_path / "effects.csv").open(encoding="utf-8")))
     assert ("beside 400 real images, distilled", "3") in [(e["use"], e["seeds"]) for e in effects]
     assert {e["points"] for e in effects if e["use"].startswith("beside")} == {"2"}
 
 
+def test_a_generator_of_a_tenth_has_a_figure_of_its_own(tmp_path):
+    accuracies = {"tenth-distilled-100": 0.0, "tenth-distilled-1000": 0.1, "tenth-distilled-gan-alone": 0.05}
+    made = simulated({"distilled-gan-alone": 0.3, "teacher": 0.2} | accuracies, seeds=3, spread=0)
+    made = [record | {"generator_sha256": record["arm"][:5]} for record in made]  # each figure is of one generator
+    made = [record | {"real_images": 100 if "-100-" in record["name"] else 1_000} for record in made]
+    made += simulated({"teacher-tenth": -0.05}, seeds=1)
+    text = report.texts(made)["worth in a tenth"]
+    assert f"- The teacher: test accuracy {100 * made[-1]['test_accuracy']:.1f} %." in text
+    mean, half = measures.mean_and_interval(
+        [100 * record["test_accuracy"] for record in made if "tenth-distilled-gan" in record["arm"]]
+    )
+    alone = f"GAN images alone, labels of a teacher: {mean:.1f} ± {half:.1f} %"
+    assert f"- {alone}, like 320 photographs with labels of a teacher (320 to 320)." in text
+    assert "tenth" not in "".join(record["arm"] for record in report.drawn(made) if record["arm"] != "teacher-tenth")
+    report.draw_figures(made, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"worth.png", "worth_tenth.png"}
+
+
 def test_the_figure_compares_runs_of_one_code_teacher_and_generator():
     alone = simulated({"distilled-gan-alone": 0.05}, seeds=3, spread=0)
     made = [record | {"teacher_sha256": "a", "generator_sha256": "a"} for record in alone]
-    made += simulated({"distilled-400": 0.0, "tenth-real": 0.0, "teacher": 0.2}, seeds=3, spread=0)
+    made += simulated({"distilled-400": 0.0, "tenth-hard-4500": 0.0, "teacher": 0.2}, seeds=3, spread=0)
     names = {record["name"] for record in report.drawn(made)}
     assert names == {f"{arm}-seed{seed}" for arm in ("distilled-gan-alone", "distilled-400", "teacher") for seed in range(3)}
     for key in ("code", "teacher_sha256", "generator_sha256"):

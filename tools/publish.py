@@ -134,7 +134,7 @@ def copy_study():
     if not made:
         return
     if kept:
-        report.figure(made, results / "worth.png")
+        report.draw_figures(made, results)
     report.write_effects(made, results / "effects.csv")
 
 

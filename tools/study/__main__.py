@@ -151,8 +151,7 @@ def write_report(scale, folder):
     made = plan.listed(known(scale).values(), scale)
     text = "\n".join(report.texts(made).values()).replace("../results/study/", "")
     (folder / "study.md").write_text(text, encoding="utf-8")
-    if report.drawn(made):
-        report.figure(made, folder / "worth.png")
+    report.draw_figures(made, folder)
     print(f"Records, table (study.md) and figure (worth.png) are in runs/{scale.folder}")
 
 

@@ -158,7 +158,14 @@ MORE_STEPS = [
     Arm("hard-400-gan-long", "mixed", 400, SHARES[400], longer=LONG),
     Arm("hard-400-long", "mixed", 400, longer=LONG),
 ]
-DRAWN = {arm.name for arm in ALONE + BESIDE_REAL + NEAR + INSTEAD + MORE_STEPS}  # or told of beside the figure
+IN_TENTH = (
+    "distilled-gan-alone", "distilled-400-gan", "distilled-4500-gan", "distilled-100", "distilled-400", "distilled-1000",
+    "distilled-4500", "hard-gan-alone", "hard-1000", "hard-4500",
+)  # fmt: skip
+TENTH_CURVE = [  # the same figure of less: generator and teacher have seen a tenth, and the student's images are among it
+    dataclasses.replace(arm, name=f"tenth-{arm.name}", fraction=0.1) for arm in ALONE + BESIDE_REAL if arm.name in IN_TENTH
+]
+DRAWN = {arm.name for arm in ALONE + BESIDE_REAL + NEAR + INSTEAD + MORE_STEPS + TENTH_CURVE}  # or told of beside the figure
 UNCHOSEN = [
     Arm("distilled-gan-alone-unchosen" + "-long" * (longer > 1), "unchosen", 0, 1.0, "unchosen", longer=longer)
     for longer in (1, LONG)
@@ -176,17 +183,12 @@ def merged(place, ratio, kind="", **changes):
     return Arm(name, **PLACES[place], share=ratio / (1 + ratio), extra=extra, **changes)
 
 
-PLAIN = {"all": "hard-45000", "tenth": "tenth-real"}  # students of the same real images alone
-TENTH_ALONE = [
-    Arm("tenth-real", **PLACES["tenth"]),
-    Arm("tenth-distilled", "distilled", **PLACES["tenth"]),
-    Arm("tenth-distilled-gan", "distilled", **PLACES["tenth"], share=0.5),
-]
+PLAIN = {"all": "hard-45000", "tenth": f"tenth-hard-{TENTH}"}  # students of the same real images alone
 MERGED = [merged(place, ratio) for place in PLACES for ratio in (0.04, 0.25, 1.0)]
 LONGER = [
     Arm("hard-45000-longer", longer=2),
     Arm("hard-45000-gan-longer", share=SHARES[ALL], longer=2),
-    Arm("tenth-real-longer", **PLACES["tenth"], longer=2),
+    Arm(f"tenth-hard-{TENTH}-longer", **PLACES["tenth"], longer=2),
 ]
 # GAN images for each real one, where they are filtered, labelled by the teacher, or replaced by what they have to beat
 RATIO = {"all": 0.25, "tenth": 1.0}
@@ -220,7 +222,7 @@ TAIL = [
     Arm(f"tail-{kind}", "tail", fraction="tail", options={"kind": kind}) for kind in ("filled", "plain", "adjusted", "repeated")
 ]
 ATTACK = {"radius": 8.0, "steps": 3, "last_steps": 20, "restarts": 2}  # radius in grey levels of 0 to 255
-SCREENED = TENTH_ALONE + MERGED + FILTERED + TAUGHT + IN_TURN + PARTNERS + BESIDE + TAIL + CONTROLS + BOTH + UNCHOSEN[:1]
+SCREENED = MERGED + FILTERED + TAUGHT + IN_TURN + PARTNERS + BESIDE + TAIL + CONTROLS + BOTH + UNCHOSEN[:1]
 ROBUST = [Arm(f"robust-{share:g}", "robust", share=share, options=ATTACK) for share in (0.3, 0.7, 0.0)]
 
 # Students' seeds. The teachers' is 0, as a student could gain from its teacher's first weights.
@@ -238,7 +240,9 @@ BLOCKS = [  # (arms, seeds), in order
     (MORE_STEPS[:4], TEST),
     (BESIDE_REAL, TEST),
     (TEACHERS[1:], (0,)),
-    (SCREENED + ROBUST, SCREEN),  # one seed of every use before any gets a second
+    (TENTH_CURVE + SCREENED + ROBUST, SCREEN[:1]),  # one seed of every use before any gets a second
+    (TENTH_CURVE, TEST),
+    (SCREENED + ROBUST, SCREEN),
     (MORE_STEPS, TEST),
     (LONGER + UNCHOSEN[1:], SCREEN),
 ]
@@ -330,9 +334,12 @@ def more_rows():
         Row(long.format("hard labels"), "hard-400-gan-long", "hard-400-long"),
         Row(changed, "distilled-400-gan-stronger", "distilled-400-stronger", STRONGER),
         Row(changed, "distilled-400-gan-stronger", "distilled-400-gan", "GAN images as they are"),
-        Row("a tenth: distilled, generator and teacher of that tenth", "tenth-distilled-gan", "tenth-distilled"),
+        *(
+            Row(f"a tenth: beside {real:,} real images, distilled", f"tenth-distilled-{real}-gan", f"tenth-distilled-{real}")
+            for real in (400, TENTH)
+        ),
         Row(longer, "hard-45000-gan-longer", "hard-45000-longer"),
-        Row("no GAN images: a tenth, twice the steps", "tenth-real-longer", "tenth-real", "the steps of all others"),
+        Row("no GAN images: a tenth, twice the steps", f"{PLAIN['tenth']}-longer", PLAIN["tenth"], "the steps of all others"),
     ]
 
 

@@ -13,15 +13,19 @@ from core.records import low_to_high
 from tools.study import plan, statistics
 
 NONE_YET = "No run has been made yet.\n"
-CURVES = {  # arms' beginnings, by what they are called in the figure
+CURVES = {  # what the figure calls them, by the beginnings of their arms' names
     "distilled": "labels of a teacher",
     "hard": "hard labels",
 }
+TENTH_CURVES = {f"tenth-{labels}": words for labels, words in CURVES.items()}
+FIGURES = {"worth.png": CURVES, "worth_tenth.png": TENTH_CURVES}
+WORTH = "![Accuracy by the number of real images](../results/study/{})\n\n"
 
 
 def texts(records):
     """Return the texts between the marks of docs/study.md, by name, made of a list of records."""
-    return {"worth": worth_text(drawn(records)), "table": table(records)}
+    tenth = tenth_text(drawn(records, TENTH_CURVES))
+    return {"worth": worth_text(drawn(records)), "worth in a tenth": tenth, "table": table(records)}
 
 
 def table(records):
@@ -70,17 +74,18 @@ def conditions(records):
 # ---------------------------------------------------------------------------------------------------- the figure
 
 
-def drawn(records):
-    """Return the records that the figure compares: of the code, teacher, generator and GAN images that most have.
+def drawn(records, curves=CURVES):
+    """Return the records that a figure compares: of the code, teacher, generator and GAN images that most have.
 
     Teachers are kept whatever their code: their students' records name their weights.
     """
-    kept = [record for record in records if record["arm"] in plan.DRAWN]
+    kept = [record for record in records if record["arm"] in plan.DRAWN and record["arm"].startswith(tuple(curves))]
     for key in ("kind", *statistics.SOURCES):
         values = [statistics.kind(record) if key == "kind" else record.get(key) for record in kept]
         common = max(dict.fromkeys(value for value in values if value is not None), key=values.count, default=None)
         kept = [record for record, value in zip(kept, values, strict=True) if value in (None, common)]
-    return [record for record in records if record["arm"] == plan.TEACHERS[0].name] + kept
+    teachers = [arm.name for arm in plan.TEACHERS]
+    return [record for record in records if record["arm"] in teachers] + kept if kept else []
 
 
 def scores(records, arm):
@@ -130,7 +135,17 @@ def worth_text(records):
         for labels, words in CURVES.items()
         for few, many in crossings(records, labels)
     ]
-    return "![Accuracy by the number of real images](../results/study/worth.png)\n\n" + "\n".join(lines) + "\n"
+    return WORTH.format("worth.png") + "\n".join(lines) + "\n"
+
+
+def tenth_text(records):
+    """Return the figure of generator and teacher of a tenth of the images, and in words what its GAN images alone teach."""
+    lines = [f"- The teacher: test accuracy {accuracy:.1f} %." for accuracy in scores(records, plan.TEACHERS[1].name)[1]]
+    for labels, words in TENTH_CURVES.items():
+        _, alone = scores(records, f"{labels}-gan-alone")
+        worth = f", like {photographs}" if (photographs := like_photographs(records, labels)) else ""
+        lines += [f"- GAN images alone, {words}: {in_percent(alone)}{worth}."] if alone else []
+    return WORTH.format("worth_tenth.png") + "\n".join(lines) + "\n" if records else NONE_YET
 
 
 def part_of_teacher(records, longer, teacher):
@@ -182,7 +197,7 @@ def like_photographs(records, labels):
     if not (numbers := worth_and_interval(records, labels)):
         return None
     number, low, high = map(in_two_digits, numbers)
-    return f"{number} photographs with {CURVES[labels]} ({low} to {high})"
+    return f"{number} photographs with {(CURVES | TENTH_CURVES)[labels]} ({low} to {high})"
 
 
 def crossings(records, labels):
@@ -271,17 +286,23 @@ def draw_legend(drawing, axis):
     drawing.legend(*columns, fontsize=12, loc="outside lower center", ncols=2, handlelength=3.5)
 
 
-def figure(records, path):
+def draw_figures(records, folder):
+    """Draw the figure of all images, and that of a tenth, each as soon as it has a run."""
+    for name, curves in FIGURES.items():
+        if shown := drawn(records, curves):
+            figure(shown, curves, folder / name)
+
+
+def figure(records, curves, path):
     """Draw test accuracy against the number of real images, with and without GAN images, and GAN images alone; save to `path`."""
-    records = drawn(records)
     drawing, axis = plt.subplots(figsize=(9, 5.5), layout="constrained")
     axis.set_xscale("log")
-    for colour, (labels, words) in zip(seaborn.color_palette("colorblind"), CURVES.items(), strict=False):
+    for colour, (labels, words) in zip(seaborn.color_palette("colorblind"), curves.items(), strict=False):
         for with_gan in (True, False):
             draw_curve(axis, curve(records, labels, with_gan), with_gan, colour, words)
         draw_alone(axis, records, labels, colour, f"{words}, GAN images alone")
         draw_rival(axis, records, labels, colour, f"{words}, stronger augmentation")
-    seen = [real for real in plan.REAL if any(real in curve(records, labels, with_gan=False)[0] for labels in CURVES)]
+    seen = [real for real in plan.REAL if any(real in curve(records, labels, with_gan=False)[0] for labels in curves)]
     axis.set_xticks(seen, [f"{real:,}" for real in seen])
     axis.minorticks_off()
     axis.set_xlabel("real images the student may see", fontsize=14)
@@ -291,6 +312,7 @@ def figure(records, path):
     draw_legend(drawing, axis)
     title = ", ".join(sorted({cifar100.TITLES[record["dataset"]] for record in records}))
     students = ", ".join(sorted({record["model"] for record in records}))
-    drawing.suptitle(f"{title}, students {students}: what is a generator worth in photographs?", fontsize=14)
+    generator = "generator" if curves is CURVES else f"generator of {plan.TENTH:,} images"
+    drawing.suptitle(f"{title}, students {students}: what is a {generator} worth in photographs?", fontsize=14)
     drawing.savefig(path, dpi=110, metadata={"Software": None})
     plt.close(drawing)
