@@ -50,7 +50,7 @@ def test_every_test_that_the_docs_name_is_there():
 
 @pytest.mark.parametrize(
     ("differences", "words"),
-    [([0.3], "cannot tell"), ([-1.0, 0.9, 0.2], "no measurable"), ([1.0, 1.1, 0.9], "help"), ([-1.0, -1.1, -0.9], "harm")],
+    [([1.0, 1.1], "too few seeds"), ([-1.0, 0.9, 0.2], "no measurable"), ([1.0, 1.1, 0.9], "help"), ([-1.0, -1.1, -0.9], "harm")],
 )
 def test_the_verdict_follows_from_the_interval(differences, words):
     assert words in pages.verdict(differences)

@@ -85,7 +85,7 @@ def test_teachers_come_before_all_that_need_them():
     chosen = plan.chosen(listed, "tenth-distilled-4500-gan")
     assert {run.arm.name for run in chosen} == {"teacher-tenth", "tenth-distilled-4500-gan", "tenth-distilled-4500"}
     chosen = plan.chosen(listed, "tenth-distilled-4500-gan-seed1")
-    assert [run.name for run in chosen] == ["teacher-tenth-seed0", "tenth-distilled-4500-seed1", "tenth-distilled-4500-gan-seed1"]
+    assert [run.name for run in chosen] == ["teacher-tenth-seed0", "tenth-distilled-4500-gan-seed1", "tenth-distilled-4500-seed1"]
 
 
 # ---------------------------------------------------------------------------------------------------- batches
@@ -263,6 +263,21 @@ def test_pairs_start_from_the_same_weights(world):
 
 
 # ---------------------------------------------------------------------------------------------------- the other uses
+
+
+def test_a_wider_student_has_twice_the_channels_and_takes_longer(world):
+    numbers = {}
+    scale = dataclasses.replace(world.scale, network="vgg16")
+    for name in ("hard-400-gan", "hard-400-gan-wide"):
+        run = plan.Run(ARMS[name], 0)
+        own = materials.Materials(scale)
+        network, _, _ = mixed.prepare(run.arm, run.seed, own)
+        first = next(layer for layer in network.layers if isinstance(layer, keras.layers.Conv2D))
+        numbers[name] = training.about(run, own)["model"], first.filters, study.seconds(run, scale, {})
+    (small, narrow, short), (large, wide, long) = numbers.values()
+    assert (small, large) == ("VGG-16 x0.25", "VGG-16 x0.5")
+    assert (narrow, wide) == (16, 32)
+    assert long == 4 * short
 
 
 def test_distillation_learns_the_teacher_s_probabilities_and_no_label(world):

@@ -110,8 +110,7 @@ def answer_line(seen, accuracy, adjusted=0.0, rival=""):
     """Return a line of the answer's table: what students of the images `seen` score (0 to 1) with GAN images and without."""
     with_gan, without = (100 * statistics.fmean(values) for values in accuracy.values())
     gains = records.differences(accuracy)
-    says = verdict(gains, adjusted=adjusted) if len(gains) >= study_statistics.SEEDS else "too few seeds"
-    words = f"{gain_in_words(gains)} | {len(gains)} | {says} | {rival}"
+    words = f"{gain_in_words(gains)} | {len(gains)} | {verdict(gains, adjusted=adjusted)} | {rival}"
     return f"| {seen} | {with_gan:.1f} % | {without:.1f} % | {words} |"
 
 
@@ -185,8 +184,8 @@ def verdict(differences, words=VERDICTS, adjusted=0.0):
 
     `adjusted` is the p value after correction for other rows, where there are any.
     """
-    if len(differences) < 2:
-        return "one seed cannot tell"
+    if len(differences) < study_statistics.SEEDS:
+        return "too few seeds"
     return verdict_of(*measures.mean_and_interval(differences), words, adjusted)
 
 

@@ -132,12 +132,18 @@ def is_done(run, materials, made):
 
 def seconds(run, scale, made):
     """Return how long a run takes: as long as records of its use took a step, or else an estimate."""
-    steps = run.parameters(scale)["steps"] * run.arm.batch
     alike = [record for record in made.values() if record["use"] == run.arm.use and "total_seconds" in record]
     if alike:
-        seen = sum(record["steps"] * record["parameters"]["batch"] for record in alike)
-        return steps * sum(record["total_seconds"] for record in alike) / seen
-    return steps * plan.SECONDS_A_STEP * plan.COST.get(run.arm.use, 1.0) * scale.batch_size / plan.FULL.batch_size
+        done = sum(work(record["parameters"]) for record in alike)
+        return work(run.parameters(scale)) * sum(record["total_seconds"] for record in alike) / done
+    step = plan.SECONDS_A_STEP * plan.COST.get(run.arm.use, 1.0) * scale.batch_size / plan.FULL.batch_size
+    return work(run.parameters(scale)) * step
+
+
+def work(parameters):
+    """Return how much a run has to do, in steps of a whole batch and a network of the scale's width."""
+    wider = parameters["options"].get("width", parameters["width"]) / parameters["width"]
+    return parameters["steps"] * parameters["batch"] * wider**2
 
 
 def hours(runs, scale, made):

@@ -166,6 +166,9 @@ TENTH_CURVE = [  # the same figure of less: generator and teacher have seen a te
     dataclasses.replace(arm, name=f"tenth-{arm.name}", fraction=0.1) for arm in ALONE + BESIDE_REAL if arm.name in IN_TENTH
 ]
 DRAWN = {arm.name for arm in ALONE + BESIDE_REAL + NEAR + INSTEAD + MORE_STEPS + TENTH_CURVE}  # or told of beside the figure
+WIDER = [  # does it hold for a network of twice the width?
+    dataclasses.replace(arm, name=f"{arm.name}-wide", options={"width": 0.5}) for arm in BESIDE_REAL if arm.real == 400
+]
 UNCHOSEN = [
     Arm("distilled-gan-alone-unchosen" + "-long" * (longer > 1), "unchosen", 0, 1.0, "unchosen", longer=longer)
     for longer in (1, LONG)
@@ -241,10 +244,11 @@ BLOCKS = [  # (arms, seeds), in order
     (BESIDE_REAL, TEST),
     (TEACHERS[1:], (0,)),
     (TENTH_CURVE + SCREENED + ROBUST, SCREEN[:1]),  # one seed of every use before any gets a second
+    (WIDER, SCREEN[:1]),
     (TENTH_CURVE, TEST),
     (SCREENED + ROBUST, SCREEN),
     (MORE_STEPS, TEST),
-    (LONGER + UNCHOSEN[1:], SCREEN),
+    (WIDER + LONGER + UNCHOSEN[1:], SCREEN),
 ]
 # Names of screened arms that gained a point of validation accuracy or more over each control, on the average of both seeds, and
 # something with each seed. With their controls they get new seeds. None yet: not all are screened.
@@ -329,7 +333,12 @@ def more_rows():
     long = f"beside 400 real images, {{}}, {LONG} times the steps"
     changed = "beside 400 real images, GAN images under a stronger augmentation, distilled"
     longer = "beside 45,000 real images, hard labels, twice the steps"
+    wide = "beside 400 real images, {}, a student of twice the width"
     return [
+        *(
+            Row(wide.format(words), f"{labels}-400-gan-wide", f"{labels}-400-wide")
+            for labels, words in (("distilled", "distilled"), ("hard", "hard labels"))
+        ),
         Row(long.format("distilled"), "distilled-400-gan-long", "distilled-400-long"),
         Row(long.format("hard labels"), "hard-400-gan-long", "hard-400-long"),
         Row(changed, "distilled-400-gan-stronger", "distilled-400-stronger", STRONGER),

@@ -14,15 +14,18 @@ from tools import cells
 from tools.study import stand_in
 
 
-def build(scale, images, seed):
-    """Return a new network, normalised by `images` `uint8` (n, 32, 32, 3); its first weights depend on `seed` alone."""
+def build(scale, images, seed, width=None):
+    """Return a new network, normalised by `images` `uint8` (n, 32, 32, 3); its first weights depend on `seed` alone.
+
+    `width` is the scale's where it is None.
+    """
     mean, variance = utils.channel_statistics(images)
     if scale.network == "tiny":
         keras.utils.set_random_seed(seed)
         return stand_in.network(mean, variance)
     make = cells.define("vgg16_with_gan", mean=mean, variance=variance)["build_vgg16"]
     keras.utils.set_random_seed(seed)
-    return make(scale.width)
+    return make(width or scale.width)
 
 
 def steps_an_epoch(arm, scale):
@@ -58,7 +61,7 @@ def measured(run, network, use, materials):
 def about(run, materials):
     """Return what a record says of a run beside its results."""
     arm, scale, data = run.arm, materials.scale, materials.data
-    network = f"VGG-16 x{scale.width:g}" if scale.network == "vgg16" else scale.network
+    network = f"VGG-16 x{arm.options.get('width', scale.width):g}" if scale.network == "vgg16" else scale.network
     seen = materials.chosen(run.seed, arm.real, arm.fraction)
     record = {
         "name": run.name, "use": arm.use, "arm": arm.name, "seed": run.seed, "dataset": data.name, "dataset_md5": data.md5,
