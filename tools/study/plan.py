@@ -245,6 +245,7 @@ BLOCKS = [  # (arms, seeds), in order
     (TEACHERS[1:], (0,)),
     (TENTH_CURVE + SCREENED + ROBUST, SCREEN[:1]),  # one seed of every use before any gets a second
     (WIDER, SCREEN[:1]),
+    (MORE_STEPS[:2], REST),  # five seeds like the other rows beside 400: decided after three were seen (docs/study.md)
     (TENTH_CURVE, TEST),
     (SCREENED + ROBUST, SCREEN),
     (MORE_STEPS, TEST),

@@ -164,8 +164,8 @@ def alone_longer_in_words(records):
     teachers, alone, real = (scores(records, arm)[1] for arm in arms)
     if not teachers or min(len(alone), len(real)) < statistics.SEEDS:
         return ""
-    budget, share = f"With labels of a teacher and {plan.LONG} times the steps", part(alone, teachers[0])
-    return f"{budget} they reach {in_percent(alone)}, {share} of its accuracy. 1,000 photographs reach {in_percent(real)}."
+    budget, share = f"In {plan.LONG} times the steps, with a teacher's labels", part(alone, teachers[0])
+    return f"{budget}, they reach {in_percent(alone)}: {share} of the teacher. 1,000 photographs reach {in_percent(real)}."
 
 
 def part(values, teacher):
