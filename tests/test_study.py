@@ -648,12 +648,14 @@ def test_a_row_of_two_seeds_is_screened_on_validation_and_not_tested():
     made += [record for record in simulated({"control": 0.0}, seeds=3) if record["seed"] == 2]
     for record in made:
         record["val_accuracy"] += 0.03 * (record["arm"] == "arm")
-    screened, tested = statistics.compare(made, rows)
-    assert (screened.seeds, screened.half, screened.p, screened.adjusted) == (2, None, None, None)
-    assert screened.mean == pytest.approx(3)
+    begun, tested = statistics.compare(made, rows)
+    assert (begun.seeds, begun.half, begun.p, begun.adjusted) == (2, None, None, None)
+    assert begun.mean == pytest.approx(10, abs=1)
     assert (tested.seeds, tested.adjusted) == (3, min(2 * tested.p, 1))  # Holm's, of both rows: the other one is to be tested
-    chosen = [dataclasses.replace(rows[0], screened=True), rows[1]]
-    assert statistics.compare(made, chosen)[1].adjusted == tested.p
+    screened, alone = statistics.compare(made, [dataclasses.replace(rows[0], screened=True), rows[1]])
+    assert screened == dataclasses.replace(begun, row=screened.row, mean=screened.mean)
+    assert screened.mean == pytest.approx(3)
+    assert alone.adjusted == tested.p
 
 
 def test_a_screened_row_is_tested_with_new_seeds_alone():
@@ -772,7 +774,7 @@ def test_the_page_says_where_a_gain_turns_into_a_loss():
         made += simulated({f"hard-{real}-gan": gain, f"hard-{real}": 0.0}, seeds=2 if real == 1_000 else 3, spread=0)
     assert report.crossings(made, "hard") == [(400, 4_500)]  # 1,000 has too few seeds
     assert report.crossings(made, "distilled") == []
-    words = "- With hard labels, GAN images beside real ones turn from a gain to a loss between 400 and 4,500 of these."
+    words = "- With hard labels, what GAN images add on average turns from a gain to a loss between 400 and 4,500 real images."
     assert words in report.texts(made)["worth"]
 
 

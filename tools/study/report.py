@@ -131,7 +131,7 @@ def worth_text(records):
         *(f"- {line}" for line in long_in_words(records)),
     ]
     lines += [
-        f"- With {words}, GAN images beside real ones turn from a gain to a loss between {few:,} and {many:,} of these."
+        f"- With {words}, what GAN images add on average turns from a gain to a loss between {few:,} and {many:,} real images."
         for labels, words in CURVES.items()
         for few, many in crossings(records, labels)
     ]

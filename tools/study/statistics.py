@@ -24,7 +24,7 @@ class Effect:
     """What a row's arm gains over its control, in percentage points: `mean` with half the width of its 95 % interval.
 
     `p` is two-sided; `adjusted` is Holm's, over all rows that are tested or are to be. A row that has fewer than `SEEDS` pairs to
-    test it with shows its screening: the mean is of the validation images, and the other three are None. `minutes` is what a run
+    test it with has a mean alone, and the other three are None; where the row is screened, that is of the validation images. `minutes` is what a run
     of the arm took, on average.
     """
 
@@ -92,7 +92,7 @@ def same_sources(record, control):
 def compare(records, rows):
     """Return the effects of all rows that have a pair of records, p values adjusted over all rows that are tested or are to be.
 
-    So a p value stays as it is when other rows get their runs. One that is to be tested and has no p value yet counts as 1.
+    So a p value changes little when other rows get their runs. One that is to be tested and has no p value yet counts as 1.
     Screening makes no test, and what it has chosen is tested with other seeds: only then does a screened row count.
     """
     effects = [effect(row, found) for row in rows if (found := pairs(records, row))]
@@ -106,7 +106,8 @@ def effect(row, found):
     """Return the effect that pairs of records show, not yet adjusted."""
     new = [pair for pair in found if not (row.screened and pair[0]["seed"] in plan.SCREEN)]
     tested = len(new) >= SEEDS
-    found, measure = (new, row.measure) if tested else (found, SCREENED_BY[row.measure])
+    found = new if tested else found
+    measure = SCREENED_BY[row.measure] if row.screened and not tested else row.measure
     minutes = sum(record["seconds"] for record, _ in found) / len(found) / 60
     values, controls = ([100 * record[measure] for record in side] for side in zip(*found, strict=True))
     if tested:
