@@ -101,8 +101,8 @@ def answer():
     return f"""{IN_SHORT if harm and helps_few(effects) else ""}{table}
 
 Differences: percentage points, 95 % interval over students' seeds. All: notebook 2, {merged}.
-{FEW}: {plan.FULL.steps} steps, GAN images fill {100 * plan.SHARES[FEW]:.0f} % of each batch, verdicts corrected for all rows of [the
-study](docs/study.md).
+{FEW}: {plan.FULL.steps} steps, GAN images fill {100 * plan.SHARES[FEW]:.0f} % of each batch, verdicts corrected for all rows of
+[the study](docs/study.md).
 
 {alone_in_words(made)}"""
 

@@ -302,7 +302,8 @@ def figure(records, curves, path):
             draw_curve(axis, curve(records, labels, with_gan), with_gan, colour, words)
         draw_alone(axis, records, labels, colour, f"{words}, GAN images alone")
         draw_rival(axis, records, labels, colour, f"{words}, stronger augmentation")
-    seen = [real for real in plan.REAL if any(real in curve(records, labels, with_gan=False)[0] for labels in curves)]
+    drawn_at = {real for labels in curves for with_gan in (True, False) for real in curve(records, labels, with_gan)[0]}
+    seen = [real for real in plan.REAL if real in drawn_at]
     axis.set_xticks(seen, [f"{real:,}" for real in seen])
     axis.minorticks_off()
     axis.set_xlabel("real images the student may see", fontsize=14)
@@ -313,6 +314,6 @@ def figure(records, curves, path):
     title = ", ".join(sorted({cifar100.TITLES[record["dataset"]] for record in records}))
     students = ", ".join(sorted({record["model"] for record in records}))
     generator = "generator" if curves is CURVES else f"generator of {plan.TENTH:,} images"
-    drawing.suptitle(f"{title}, students {students}: what is a {generator} worth in photographs?", fontsize=14)
+    drawing.suptitle(f"{title}, {students}: what is a {generator} worth in photographs?", fontsize=14)
     drawing.savefig(path, dpi=110, metadata={"Software": None})
     plt.close(drawing)

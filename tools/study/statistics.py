@@ -24,8 +24,8 @@ class Effect:
     """What a row's arm gains over its control, in percentage points: `mean` with half the width of its 95 % interval.
 
     `p` is two-sided; `adjusted` is Holm's, over all rows that are tested or are to be. A row that has fewer than `SEEDS` pairs to
-    test it with has a mean alone, and the other three are None; where the row is screened, that is of the validation images. `minutes` is what a run
-    of the arm took, on average.
+    test it with has a mean alone, and the other three are None; where the row is screened, that is of the validation images.
+    `minutes` is what a run of the arm took, on average.
     """
 
     row: object
