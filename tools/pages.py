@@ -17,7 +17,10 @@ REFERENCES = (  # model, test accuracy in %, how; from the projects named
     ("VGG-16", "74.00", f"200 epochs, best epoch: [pytorch-cifar-models]({GITHUB}/chenyaofo/pytorch-cifar-models)"),
     ("VGG-16 + GAN", "44.83", "the experiment this one repeats"),
 )
-IN_SHORT = "**Beside 400 real images, images of a GAN that has seen all 45,000 help short trainings. Beside all 45,000 they do not.**\n\n"
+IN_SHORT = (
+    "**Beside 400 real images, images of a GAN that has seen all 45,000 help short trainings. "
+    "Beside all 45,000 they do not.**\n\n"
+)
 VERDICTS = ("help", "no measurable effect", "harm")
 RIVAL = ("GAN images do better", "no measurable difference", "GAN images do worse")
 ANSWER_HEAD = (
