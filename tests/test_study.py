@@ -271,7 +271,7 @@ def test_a_wider_student_has_twice_the_channels_and_takes_longer(world):
     for name in ("hard-400-gan", "hard-400-gan-wide"):
         run = plan.Run(ARMS[name], 0)
         own = materials.Materials(scale)
-        network, _, _ = mixed.prepare(run.arm, run.seed, own)
+        network, _, _ = mixed.prepare(run.arm, run.seed, own.of(run.arm))
         first = next(layer for layer in network.layers if isinstance(layer, keras.layers.Conv2D))
         numbers[name] = training.about(run, own)["model"], first.filters, study.seconds(run, scale, {})
     (small, narrow, short), (large, wide, long) = numbers.values()

@@ -1,6 +1,8 @@
 """What the runs share: data and its split, the real images a student may see, GAN images, teachers."""
 
 import ast
+import copy
+import dataclasses
 import functools
 import hashlib
 import inspect
@@ -34,6 +36,14 @@ class Materials:
 
     def __init__(self, scale):
         self.scale, self.folder = scale, records.run_folder(scale.folder)
+
+    def of(self, arm):
+        """Return the materials of an arm: these, or with the width of student that it names."""
+        if "width" not in arm.options:
+            return self
+        other = copy.copy(self)
+        other.scale = dataclasses.replace(self.scale, width=arm.options["width"])
+        return other
 
     @functools.cached_property
     def data(self):

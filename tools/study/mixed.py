@@ -9,7 +9,7 @@ from tools.study.batches import Mixture, Part, one_hot
 def prepare(arm, seed, materials):
     """Return the model that is trained, the network that is measured (here the same), and the batches."""
     batches = mixture(arm, seed, materials)
-    network = training.build(materials.scale, batches.parts[0].images, seed, arm.options.get("width"))
+    network = training.build(materials.scale, batches.parts[0].images, seed)
     return network, network, batches
 
 

@@ -293,6 +293,7 @@ def listed(records, scale=FULL):
 # ---------------------------------------------------------------------------------------------------- the table
 
 FEWER = "the same real images, none in their place"
+WORDS = {"distilled": "distilled", "hard": "hard labels"}  # what the table calls them
 NOISE, STRONGER = "noise in their place", "a stronger augmentation in their place"
 
 
@@ -319,8 +320,7 @@ def beside_rows():
     """Return the rows of GAN images beside real ones, against these alone and against what could stand in their place."""
 
     def row(labels, real, control, against=Row.against):
-        words = {"distilled": "distilled", "hard": "hard labels"}[labels]
-        return Row(f"beside {real:,} real images, {words}", f"{labels}-{real}-gan", f"{labels}-{real}{control}", against)
+        return Row(f"beside {real:,} real images, {WORDS[labels]}", f"{labels}-{real}-gan", f"{labels}-{real}{control}", against)
 
     found = [row(labels, real, "") for labels in ("distilled", "hard") for real in REAL]
     found += [row("distilled", real, "-fewer", FEWER) for real in (400, TENTH)]
@@ -336,10 +336,7 @@ def more_rows():
     longer = "beside 45,000 real images, hard labels, twice the steps"
     wide = "beside 400 real images, {}, a student of twice the width"
     return [
-        *(
-            Row(wide.format(words), f"{labels}-400-gan-wide", f"{labels}-400-wide")
-            for labels, words in (("distilled", "distilled"), ("hard", "hard labels"))
-        ),
+        *(Row(wide.format(words), f"{labels}-400-gan-wide", f"{labels}-400-wide") for labels, words in WORDS.items()),
         Row(long.format("distilled"), "distilled-400-gan-long", "distilled-400-long"),
         Row(long.format("hard labels"), "hard-400-gan-long", "hard-400-long"),
         Row(changed, "distilled-400-gan-stronger", "distilled-400-stronger", STRONGER),

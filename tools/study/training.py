@@ -14,18 +14,15 @@ from tools import cells
 from tools.study import stand_in
 
 
-def build(scale, images, seed, width=None):
-    """Return a new network, normalised by `images` `uint8` (n, 32, 32, 3); its first weights depend on `seed` alone.
-
-    `width` is the scale's where it is None.
-    """
+def build(scale, images, seed):
+    """Return a new network, normalised by `images` `uint8` (n, 32, 32, 3); its first weights depend on `seed` alone."""
     mean, variance = utils.channel_statistics(images)
     if scale.network == "tiny":
         keras.utils.set_random_seed(seed)
         return stand_in.network(mean, variance)
     make = cells.define("vgg16_with_gan", mean=mean, variance=variance)["build_vgg16"]
     keras.utils.set_random_seed(seed)
-    return make(width or scale.width)
+    return make(scale.width)
 
 
 def steps_an_epoch(arm, scale):
@@ -37,7 +34,7 @@ def train(run, use, materials):
     """Make a run by its use's module, or go on with it: train, measure once, and return its record without the environment."""
     arm, scale = run.arm, materials.scale
     start = time.perf_counter()
-    model, network, batches = use.prepare(arm, run.seed, materials)
+    model, network, batches = use.prepare(arm, run.seed, materials.of(arm))
     rate = OneCycle(scale.learning_rate, batches.steps * scale.epochs, scale.warmup)
     model.compile(Muon(rate), "categorical_crossentropy", metrics=["accuracy"])
     fitted = checkpoints.fit(model, batches, epochs=scale.epochs, folder=checkpoint_folder(run, materials), verbose=0)
@@ -61,7 +58,7 @@ def measured(run, network, use, materials):
 def about(run, materials):
     """Return what a record says of a run beside its results."""
     arm, scale, data = run.arm, materials.scale, materials.data
-    network = f"VGG-16 x{arm.options.get('width', scale.width):g}" if scale.network == "vgg16" else scale.network
+    network = f"VGG-16 x{materials.of(arm).scale.width:g}" if scale.network == "vgg16" else scale.network
     seen = materials.chosen(run.seed, arm.real, arm.fraction)
     record = {
         "name": run.name, "use": arm.use, "arm": arm.name, "seed": run.seed, "dataset": data.name, "dataset_md5": data.md5,
