@@ -1,5 +1,5 @@
 # Another Python: make run PYTHON=python3.12
-SCALES = long wide wide-resnet best adam scarce tail gpu
+SCALES = long wide wide-resnet best adam scarce tail gpu paper
 .PHONY: run $(SCALES) test browser soak fuzz bench parity study study-smoke lab lint format publish clean
 PYTHON ?= python3
 BIN = .venv/bin

@@ -1,7 +1,9 @@
-"""The batches of a training: order, crop and flip, CutMix. They depend on (seed, epoch, step) alone."""
+"""The batches of a training: order, crop and flip, TrivialAugment, CutMix. They depend on (seed, epoch, step) alone."""
 
 import keras
 import numpy as np
+
+from core.augment import trivial_augment
 
 
 class Batches(keras.utils.PyDataset):
@@ -9,14 +11,14 @@ class Batches(keras.utils.PyDataset):
 
     The order depends on (seed, epoch) alone and the augmentation on (seed, epoch, step) alone, so that a training
     taken up again at any step sees the same data. All batches are full: the order wraps round. `pad` is the largest
-    shift of a crop in pixels, `cutmix` the probability (0 to 1) that a batch is mixed, `noise` the size of a normal vector
-    that comes with each image (a GAN's), `steps` the number of batches an epoch, `start` the first one of the current
-    epoch. Epochs count from 1: `fit` advances the number before the first one too.
+    shift of a crop in pixels, `cutmix` the probability (0 to 1) that a batch is mixed, `trivial` whether each image is changed by
+    TrivialAugment, `noise` the size of a normal vector that comes with each image (a GAN's), `steps` the number of batches an
+    epoch, `start` the first one of the current epoch. Epochs count from 1: `fit` advances the number before the first one too.
     """
 
-    def __init__(self, images, labels, batch_size, seed=0, pad=4, cutmix=0.0, noise=0, steps=None, classes=100):
+    def __init__(self, images, labels, batch_size, seed=0, pad=4, cutmix=0.0, trivial=False, noise=0, steps=None, classes=100):
         super().__init__()
-        self.cutmix, self.noise = cutmix, noise
+        self.cutmix, self.trivial, self.noise = cutmix, trivial, noise
         self.images, self.labels, self.batch_size, self.seed, self.pad = images, labels, batch_size, seed, pad
         self.steps, self.classes = steps or -(-len(images) // batch_size), classes
         self.epoch, self.start, self._order = 0, 0, (None, None)
@@ -31,6 +33,7 @@ class Batches(keras.utils.PyDataset):
         chosen = np.take(order[1], range(step * self.batch_size, (step + 1) * self.batch_size), mode="wrap")
         rng = np.random.default_rng((self.seed, epoch, step))
         images = crop_and_flip(self.images[chosen], rng, self.pad)
+        images = trivial_augment(images, rng) if self.trivial else images
         labels = np.eye(self.classes, dtype="float32")[self.labels[chosen]]
         if self.cutmix and rng.random() < self.cutmix:
             images, labels = cutmix(images, labels, rng)

@@ -29,7 +29,7 @@ LIMITS = {
     # classifiers
     "SYNTHETIC_PER_CLASS": (0, 5000), "SYNTHETIC_IMAGES": SOURCES, "WIDTH": (1 / 64, 4.0), "DEPTH": tuple(range(8, 1204, 6)),
     "OPTIMIZER": ("muon", "adam"), "WARMUP": (0.0, 1.0), "WEIGHT_DECAY": (0.0, 1.0), "LABEL_SMOOTHING": (0.0, 0.9),
-    "CUTMIX": (0.0, 1.0),
+    "CUTMIX": (0.0, 1.0), "TRIVIAL_AUGMENT": (True, False),
     # ImageNet
     "IMAGENET": (True, False), "IMAGENET_MODEL": ("MobileNetV2", "ResNet50V2", "EfficientNetV2B0"),
     "IMAGENET_WEIGHTS": {"imagenet"}, "IMAGENET_SIZE": (32, 512), "IMAGENET_EPOCHS": (1, 1000), "IMAGENET_RATE": (1e-8, 1.0),

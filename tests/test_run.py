@@ -141,8 +141,8 @@ def test_a_recipe_s_parameters_reach_the_notebooks_that_have_them(monkeypatch):
     scarce = started(monkeypatch, "scarce", "--dataset", "cifar100")
     assert [(name, part) for name, part, _ in scarce] == [(name, "cifar100-0.1") for name in cells.NOTEBOOKS]
     assert "WIDTH" not in scarce[0][2]
-    gpu = {name: parameters for name, part, parameters in started(monkeypatch, "gpu", "--dataset", "cifar100")}
-    assert gpu["gan_synthetic_images"]["EPOCHS"] != gpu["vgg16_with_gan"]["EPOCHS"]
+    paper = {name: parameters for name, part, parameters in started(monkeypatch, "paper", "--dataset", "cifar100")}
+    assert paper["gan_synthetic_images"]["EPOCHS"] != paper["vgg16_with_gan"]["EPOCHS"]
 
 
 def test_seeds_name_their_trainings(monkeypatch):
@@ -220,14 +220,14 @@ def test_the_makefile_names_every_recipe():
     assert sorted(targets) == sorted(set(run.recipes()) - {"stand-in"})
 
 
-def test_the_networks_of_make_gpu_take_a_step():
+def test_the_networks_of_make_paper_take_a_step():
     """What can be rehearsed of it without a GPU: the full-size networks are built, and learn."""
     import keras
     import numpy as np
 
     from core.muon import Muon
 
-    recipe, statistics = run.recipes()["gpu"], {"mean": np.full(3, 120.0), "variance": np.full(3, 4000.0)}
+    recipe, statistics = run.recipes()["paper"], {"mean": np.full(3, 120.0), "variance": np.full(3, 4000.0)}
     vgg16 = cells.define("vgg16_with_gan", **statistics)["build_vgg16"](recipe["vgg16_with_gan"]["WIDTH"])
     resnet = cells.define("resnet_baseline", **statistics)["build_resnet"](recipe["resnet_baseline"]["DEPTH"], 16)
     images = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), np.uint8)

@@ -420,7 +420,7 @@ def test_robust_is_what_all_attacks_leave(monkeypatch):
 
     monkeypatch.setattr(robust, "floating", lambda network: lambda images, training: np.eye(100)[images[:, 0, 0, 0].astype(int)])
     monkeypatch.setattr(robust, "attacked", attack)
-    monkeypatch.setattr("tensorflow.function", lambda function: function)
+    monkeypatch.setattr(robust, "compiled", lambda function: function)
     assert robust.robust_accuracy(None, images, truth, 1.0, 1, 2) == pytest.approx((240 - 50 - 30) / 300)
     changed += [slice(0), slice(0)]
     assert robust.robust_accuracy(None, images, truth, 1.0, 1, 1) == pytest.approx(240 / 300)
@@ -620,6 +620,18 @@ def test_a_planted_effect_is_found_and_a_planted_null_is_not():
         assert "arm3" in found
         nulls += len(found) > 1
     assert nulls <= 4  # of 20 tables, one in twenty has a false row
+
+
+def test_both_of_a_pair_are_of_one_device_and_minutes_are_of_the_commonest():
+    row = plan.Row("use", "arm", "control")
+    made = simulated({"arm": 0.0, "control": 0.0}, seeds=4)
+    for record in made:
+        if record["seed"] == 3:
+            record |= {"device": "a GPU", "seconds": 6}
+    assert [pair[0]["seed"] for pair in statistics.pairs(made, row)] == [0, 1, 2, 3]
+    assert statistics.compare(made, [row])[0].minutes == 1
+    made[0]["device"] = "a GPU"  # the arm's seed 0, whose control is on the other device
+    assert [pair[0]["seed"] for pair in statistics.pairs(made, row)] == [1, 2, 3]
 
 
 def test_pairs_are_of_the_same_code_and_only_measured_ones_count():

@@ -109,7 +109,7 @@ def make_one(run, use, use_code, materials, environment):
         raise
     now = {"use_code": use_code, "peak_memory_mb": records.peak_memory_mb()}  # memory: not that of the start
     training.finish(run, materials, record, environment | now)
-    return record
+    return record | environment | now
 
 
 def name_others(made, environment):
@@ -131,8 +131,9 @@ def is_done(run, materials, made):
 
 
 def seconds(run, scale, made):
-    """Return how long a run takes: as long as records of its use took a step, or else an estimate."""
-    alike = [record for record in made.values() if record["use"] == run.arm.use and "total_seconds" in record]
+    """Return how long a run takes: as long as records of its use took a step on this device, or else an estimate."""
+    measured = [record for record in made.values() if "total_seconds" in record and record["device"] == devices.device()]
+    alike = [record for record in measured if record["use"] == run.arm.use]
     if alike:
         done = sum(work(record["parameters"]) for record in alike)
         return work(run.parameters(scale)) * sum(record["total_seconds"] for record in alike) / done

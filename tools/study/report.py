@@ -75,12 +75,13 @@ def conditions(records):
 
 
 def drawn(records, curves=CURVES):
-    """Return the records that a figure compares: of the code, teacher, generator and GAN images that most have.
+    """Return the records that a figure compares: of the code, teacher and generator that most have.
 
-    Teachers are kept whatever their code: their students' records name their weights.
+    Teachers are kept whatever their code: their students' records name their weights. The GAN images may be of two devices, which
+    draw the same but for rounding.
     """
     kept = [record for record in records if record["arm"] in plan.DRAWN and record["arm"].startswith(tuple(curves))]
-    for key in ("kind", *statistics.SOURCES):
+    for key in ("kind", "teacher_sha256", "generator_sha256"):
         values = [statistics.kind(record) if key == "kind" else record.get(key) for record in kept]
         common = max(dict.fromkeys(value for value in values if value is not None), key=values.count, default=None)
         kept = [record for record, value in zip(kept, values, strict=True) if value in (None, common)]

@@ -48,25 +48,47 @@ def floating(network):
 
 
 def attacked(network, images, labels, radius, steps, start):
-    """Return images `float32` 0 to 255, each within `radius` of its own, where the loss is high (PGD; on TensorFlow alone)."""
+    """Return images `float32` 0 to 255, each within `radius` of its own, where the loss is high (PGD)."""
+
+    def loss(attempt):
+        return ops.sum(keras.losses.categorical_crossentropy(labels, network(attempt, training=False)))
+
+    low, high = ops.maximum(images - radius, 0.0), ops.minimum(images + radius, 255.0)
+    current = ops.clip(images + start, low, high)
+    for _ in range(steps):
+        current = ops.clip(current + 2.5 * radius / steps * ops.sign(gradient(loss, current)), low, high)
+    return ops.stop_gradient(current)
+
+
+def gradient(function, images):
+    """Return the gradient of a function of images; Keras has none of its own. On TensorFlow or JAX."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.grad(function)(images)
     import tensorflow as tf
 
-    low, high = tf.maximum(images - radius, 0.0), tf.minimum(images + radius, 255.0)
-    current = tf.clip_by_value(images + start, low, high)
-    for _ in range(steps):
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(current)
-            loss = tf.reduce_sum(keras.losses.categorical_crossentropy(labels, network(current, training=False)))
-        current = tf.clip_by_value(current + 2.5 * radius / steps * tf.sign(tape.gradient(loss, current)), low, high)
-    return tf.stop_gradient(current)
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(images)
+        result = function(images)
+    return tape.gradient(result, images)
+
+
+def compiled(function):
+    """Return a function that TensorFlow or JAX computes as a whole."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.jit(function)
+    import tensorflow as tf
+
+    return tf.function(function)
 
 
 def robust_accuracy(network, images, labels, radius, steps, restarts, seed=0):
     """Return the share (0 to 1) of images `uint8` (n, 32, 32, 3) that a network names rightly after each of several attacks."""
-    import tensorflow as tf
-
     chain = floating(network)
-    attack = tf.function(functools.partial(attacked, chain, radius=radius, steps=steps))
+    attack = compiled(functools.partial(attacked, chain, radius=radius, steps=steps))
     rng, survived = np.random.default_rng(seed), np.ones(len(images), bool)
     for _ in range(restarts):
         for first in range(0, len(images), 250):

@@ -12,7 +12,7 @@ from tools.study import plan
 SAME_CODE = (  # digests of code that differ in nothing that a student does
     "78f201977967769f", "e31138933630185f", "a2e47041dde9ddf9", "e129b5672daeff94", "ebd86893a4afd625", "eccdd9ca999c62f5",
     "5a823e7c1218e37e", "41f9c90df7e172be", "88214580c619724a", "0d3fddab6157e7d6",
-    "dacd5927902a6490",
+    "dacd5927902a6490", "f7e72552962220a5",
 )  # fmt: skip
 SOURCES = ("teacher_sha256", "generator_sha256", "generated_digest")  # what two runs share that both have one
 SEEDS = 3  # that a row is tested with, at least
@@ -25,7 +25,7 @@ class Effect:
 
     `p` is two-sided; `adjusted` is Holm's, over all rows that are tested or are to be. A row that has fewer than `SEEDS` pairs to
     test it with has a mean alone, and the other three are None; where the row is screened, that is of the validation images.
-    `minutes` is what a run of the arm took, on average.
+    `minutes` is what a run of the arm took, on average, on the device that most were made on.
     """
 
     row: object
@@ -61,11 +61,14 @@ def holm(p_values):
 
 
 def pairs(records, row):
-    """Return the pairs of records (arm's, control's) of a row, by seed, all of the code that most pairs have."""
+    """Return the pairs of records (arm's, control's) of a row, by seed, all of the code that most pairs have.
+
+    Both of a pair were made on the same kind of device, which may be another for another seed.
+    """
     found = {}
-    controls = {(kind(record), record["seed"]): record for record in records if record["arm"] == row.control}
+    controls = {(kind(record), record["device"], record["seed"]): record for record in records if record["arm"] == row.control}
     for record in sorted(records, key=lambda record: record["seed"]):
-        control = controls.get((kind(record), record["seed"]))
+        control = controls.get((kind(record), record["device"], record["seed"]))
         measured = control and row.measure in record.keys() & control.keys()
         if record["arm"] == row.arm and measured and same_sources(record, control):
             both = kind(record), record.get("use_code"), control.get("use_code")
@@ -108,7 +111,8 @@ def effect(row, found):
     tested = len(new) >= SEEDS
     found = new if tested else found
     measure = SCREENED_BY[row.measure] if row.screened and not tested else row.measure
-    minutes = sum(record["seconds"] for record, _ in found) / len(found) / 60
+    device = statistics.mode(record["device"] for record, _ in found)  # minutes of two devices have no mean
+    minutes = statistics.mean(record["seconds"] for record, _ in found if record["device"] == device) / 60
     values, controls = ([100 * record[measure] for record in side] for side in zip(*found, strict=True))
     if tested:
         return Effect(row, len(found), *paired(values, controls), minutes)
