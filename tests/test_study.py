@@ -599,6 +599,7 @@ def simulated(effects, seeds=5, spread=0.003, seed=0):
         "model": "VGG-16 x0.25",
         "seconds": 60,
         "device": "a device",
+        "versions": {"backend": "tensorflow"},
         "real_images": 400,
     }
     return [
@@ -622,15 +623,15 @@ def test_a_planted_effect_is_found_and_a_planted_null_is_not():
     assert nulls <= 4  # of 20 tables, one in twenty has a false row
 
 
-def test_both_of_a_pair_are_of_one_device_and_minutes_are_of_the_commonest():
+def test_both_of_a_pair_are_of_one_backend_and_minutes_are_of_the_commonest_device():
     row = plan.Row("use", "arm", "control")
     made = simulated({"arm": 0.0, "control": 0.0}, seeds=4)
     for record in made:
         if record["seed"] == 3:
-            record |= {"device": "a GPU", "seconds": 6}
+            record |= {"device": "a GPU", "versions": {"backend": "jax"}, "seconds": 6}
     assert [pair[0]["seed"] for pair in statistics.pairs(made, row)] == [0, 1, 2, 3]
     assert statistics.compare(made, [row])[0].minutes == 1
-    made[0]["device"] = "a GPU"  # the arm's seed 0, whose control is on the other device
+    made[0]["versions"] = {"backend": "jax"}  # the arm's seed 0, whose control is of the other
     assert [pair[0]["seed"] for pair in statistics.pairs(made, row)] == [1, 2, 3]
 
 

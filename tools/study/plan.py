@@ -186,7 +186,8 @@ def merged(place, ratio, kind="", **changes):
     return Arm(name, **PLACES[place], share=ratio / (1 + ratio), extra=extra, **changes)
 
 
-PLAIN = {"all": "hard-45000", "tenth": f"tenth-hard-{TENTH}"}  # students of the same real images alone
+AGAIN = Arm("all-plain", **PLACES["all"])  # the same as hard-45000, on the backend of the uses that it is the control of
+PLAIN = {"all": AGAIN.name, "tenth": f"tenth-hard-{TENTH}"}  # students of the same real images alone
 MERGED = [merged(place, ratio) for place in PLACES for ratio in (0.04, 0.25, 1.0)]
 LONGER = [
     Arm("hard-45000-longer", longer=2),
@@ -225,7 +226,7 @@ TAIL = [
     Arm(f"tail-{kind}", "tail", fraction="tail", options={"kind": kind}) for kind in ("filled", "plain", "adjusted", "repeated")
 ]
 ATTACK = {"radius": 8.0, "steps": 3, "last_steps": 20, "restarts": 2}  # radius in grey levels of 0 to 255
-SCREENED = MERGED + FILTERED + TAUGHT + IN_TURN + PARTNERS + BESIDE + TAIL + CONTROLS + BOTH + UNCHOSEN[:1]
+SCREENED = [AGAIN, *MERGED, *FILTERED, *TAUGHT, *IN_TURN, *PARTNERS, *BESIDE, *TAIL, *CONTROLS, *BOTH, *UNCHOSEN[:1]]
 ROBUST = [Arm(f"robust-{share:g}", "robust", share=share, options=ATTACK) for share in (0.3, 0.7, 0.0)]
 
 # Students' seeds. The teachers' is 0, as a student could gain from its teacher's first weights.

@@ -63,12 +63,12 @@ def holm(p_values):
 def pairs(records, row):
     """Return the pairs of records (arm's, control's) of a row, by seed, all of the code that most pairs have.
 
-    Both of a pair were made on the same kind of device, which may be another for another seed.
+    Both of a pair are of the same backend, which draws the first weights; it may be another for another seed.
     """
     found = {}
-    controls = {(kind(record), record["device"], record["seed"]): record for record in records if record["arm"] == row.control}
+    controls = {(kind(record), backend(record), record["seed"]): record for record in records if record["arm"] == row.control}
     for record in sorted(records, key=lambda record: record["seed"]):
-        control = controls.get((kind(record), record["device"], record["seed"]))
+        control = controls.get((kind(record), backend(record), record["seed"]))
         measured = control and row.measure in record.keys() & control.keys()
         if record["arm"] == row.arm and measured and same_sources(record, control):
             both = kind(record), record.get("use_code"), control.get("use_code")
@@ -79,6 +79,11 @@ def pairs(records, row):
 def kind(record):
     """Return what runs that are compared have in common."""
     return record["dataset"], same_code(record["code"]), record["precision"]
+
+
+def backend(record):
+    """Return the backend of Keras that a run was made with."""
+    return record["versions"]["backend"]
 
 
 def same_code(digest):
