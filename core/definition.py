@@ -24,7 +24,8 @@ import numpy as np
 from core.digests import digest
 
 STOPPING = ("monitor", "mode", "patience", "min_delta", "baseline", "restore_best_weights", "start_from_epoch")
-INSTALLED = (*{sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}, "<frozen")
+BESIDE = {str(pathlib.Path(package.__file__).parents[1]) for package in (keras, np)}  # pip can put packages anywhere
+INSTALLED = (*{sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}, *BESIDE, "<frozen")
 NO_DOCSTRING = ("<lambda>", "<listcomp>", "<setcomp>", "<dictcomp>", "<genexpr>")  # their first constant is one like others
 NOT_COUNTED = {
     "fit": ("verbose", "validation_batch_size"),

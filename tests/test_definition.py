@@ -1,10 +1,12 @@
 """What defines a training: the same in every process, and never the same for two trainings that differ."""
 
 import functools
+import os
 import subprocess
 import sys
 import textwrap
 import types
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -58,6 +60,15 @@ def notebook(text=NOTEBOOK, **names):
 
 def defined(space):
     return definition.of_training(space["build"](), tiny_batches(), 3)
+
+
+def test_packages_are_installed_wherever_pip_put_them(tmp_path):
+    """`pip install --target` and `--user` put Keras outside of the interpreter's own folder."""
+    (tmp_path / "keras").symlink_to(Path(keras.__file__).parent)
+    script = "import keras; from core import definition; print(keras.__file__, definition._is_own(keras.layers.Dense))"
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [str(tmp_path / "keras" / "__init__.py"), "False"]
 
 
 def test_two_builds_in_one_process_are_the_same_training():
