@@ -60,16 +60,18 @@ def test_the_verdict_follows_from_the_interval(differences, words):
 @pytest.mark.parametrize(
     ("means", "adjusted", "short"),
     [
-        ((5.0, 9.0), 0.04, True),
-        ((5.0, 9.0), 0.05, False),
-        ((5.0, 0.5), 0.04, False),
-        ((5.0, -5.0), 0.04, False),
-        ((5.0,), 0.04, False),
+        ((5.0, 9.0, 2.0, 9.0), 0.04, True),
+        ((5.0, 9.0, 2.0, 9.0), 0.05, False),
+        ((5.0, 0.5, 2.0, 9.0), 0.04, False),
+        ((5.0, 9.0, 2.0, 0.5), 0.04, False),
+        ((5.0, -5.0, 2.0, 9.0), 0.04, False),
+        ((5.0, 9.0, 2.0), 0.04, False),
     ],
 )
-def test_the_answer_in_one_sentence_holds_for_all_kinds_of_labels(monkeypatch, means, adjusted, short):
+def test_the_answer_in_one_sentence_holds_for_all_labels_and_lengths(monkeypatch, means, adjusted, short):
     """Beside all real images the published runs say that GAN images harm."""
-    rows = [plan.Row("use", f"{labels}-{pages.FEW}-gan", f"{labels}-{pages.FEW}") for labels in report.CURVES]
+    arms = [(f"{labels}-{pages.FEW}", longer) for longer in ("", "-long") for labels in report.CURVES]
+    rows = [plan.Row("use", f"{arm}-gan{longer}", f"{arm}{longer}") for arm, longer in arms]
     effects = [Effect(row, 3, mean, 1.0, 0.01, 4.0, adjusted) for row, mean in zip(rows, means, strict=False)]
     monkeypatch.setattr(pages, "study_effects", lambda made: {(each.row.arm, each.row.control): each for each in effects})
     monkeypatch.setattr(pages, "study_lines", lambda made, effects: [])

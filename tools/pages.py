@@ -17,10 +17,7 @@ REFERENCES = (  # model, test accuracy in %, how; from the projects named
     ("VGG-16", "74.00", f"200 epochs, best epoch: [pytorch-cifar-models]({GITHUB}/chenyaofo/pytorch-cifar-models)"),
     ("VGG-16 + GAN", "44.83", "the experiment this one repeats"),
 )
-IN_SHORT = (
-    "**Beside 400 real images, images of a GAN that has seen all 45,000 help short trainings. "
-    "Beside all 45,000 they do not.**\n\n"
-)
+IN_SHORT = "**Beside 400 real images GAN images help, in longer trainings too. Beside all 45,000 they do not.**\n\n"
 VERDICTS = ("help", "no measurable effect", "harm")
 RIVAL = ("GAN images do better", "no measurable difference", "GAN images do worse")
 ANSWER_HEAD = (
@@ -104,8 +101,8 @@ def answer():
     return f"""{IN_SHORT if harm and helps_few(effects) else ""}{table}
 
 Differences: percentage points, 95 % interval over students' seeds. All: notebook 2, {merged}.
-{FEW}: {plan.FULL.steps} steps, GAN images fill {100 * plan.SHARES[FEW]:.0f} % of each batch, verdicts corrected for all rows of
-[the study](docs/study.md).
+Other lines: {plan.FULL.steps} steps, verdicts corrected for all rows of [the study](docs/study.md). GAN and teacher have seen
+{plan.ALL:,} images, in the last two lines {plan.TENTH:,}.
 
 {alone_in_words(made)}"""
 
@@ -130,13 +127,14 @@ def study_effects(made):
 
 
 def helps_few(effects, real=FEW):
-    """Whether GAN images beside `real` real ones help the students of all kinds of labels."""
-    gains = [effects.get((f"{labels}-{real}-gan", f"{labels}-{real}")) for labels in report.CURVES]
+    """Whether GAN images beside `real` real ones help the students of all kinds of labels, in longer trainings too."""
+    arms = [(f"{labels}-{real}", longer) for labels in report.CURVES for longer in ("", "-long")]
+    gains = [effects.get((f"{arm}-gan{longer}", f"{arm}{longer}")) for arm, longer in arms]
     return all(gain and verdict_of(gain.mean, gain.half, adjusted=gain.adjusted) == VERDICTS[0] for gain in gains)
 
 
 def study_lines(made, effects, real=FEW):
-    """Return the study's lines of that table: students of `real` images with each kind of labels, and with more steps.
+    """Return the study's lines of that table: students of `real` images, with more steps, and where none has seen all images.
 
     Those with more steps from their first seed on, as short trainings alone could mislead.
     """
@@ -149,7 +147,16 @@ def study_lines(made, effects, real=FEW):
                 rival = rival_in_words(made, effects.get((both[0], f"{labels}-{real}-stronger{longer}")))
                 seen = f"{real}, {words}" + f", {plan.LONG} times the steps" * bool(longer)
                 lines.append(answer_line(seen, compared(made, rows[both]), gain.adjusted if gain else 1.0, rival))
-    return lines
+    return lines + tenth_lines(made, effects, (real, plan.TENTH))
+
+
+def tenth_lines(made, effects, reals):
+    """Return the lines of students of so many images, where GAN and teacher have seen a tenth of all, and these among it."""
+    pairs = {real: (f"tenth-distilled-{real}-gan", f"tenth-distilled-{real}") for real in reals}
+    gains = {real: effects[both] for real, both in pairs.items() if both in effects}
+    few, every = f"{{:,}} of {plan.TENTH:,}".format, f"all {plan.TENTH:,}"
+    seen = {real: f"{every if real == plan.TENTH else few(real)}, {report.CURVES['distilled']}" for real in reals}
+    return [answer_line(seen[real], compared(made, gain.row), gain.adjusted) for real, gain in gains.items()]
 
 
 def rival_in_words(made, rival):
