@@ -253,8 +253,8 @@ BLOCKS = [  # (arms, seeds), in order
     (WIDER + LONGER + UNCHOSEN[1:], SCREEN),
 ]
 # Names of screened arms that gained a point of validation accuracy or more over each control, on the average of both seeds, and
-# something with each seed. With their controls they get new seeds. None yet: not all are screened.
-PROMOTED = ()
+# something with each seed. With their controls they get new seeds.
+PROMOTED = ("distilled-400-gan-wide", "hard-400-gan-wide")
 
 
 def runs(smoke=False):
