@@ -226,6 +226,18 @@ def test_images_of_another_split_stop_notebook_2(chain):
     assert "DataError: the synthetic images belong to another run" in done.stdout
 
 
+def test_notebook_2_trains_on_images_changed_and_mixed(chain):
+    own = {name: value for name, value in TINY.items() if name in cells.parameters("vgg16_with_gan")}
+    long = {"EPOCHS": 1, "SYNTHETIC_PER_CLASS": 0, "CUTMIX": 1.0, "TRIVIAL_AUGMENT": True, "VARIANT": "more"}
+    done = run_notebooks(chain[0], own | long, only="vgg16_with_gan")
+    assert done.returncode == 0, done.stdout[-3000:]
+    (record,) = own_records(chain[0], f"{PART}-more").values()
+    assert record["parameters"]["TRIVIAL_AUGMENT"] is True
+    definition = next((chain[0] / "runs" / f"{PART}-more" / "checkpoints" / "vgg16").glob("*/definition.json"))
+    settings = json.loads(definition.read_text(encoding="utf-8"))["batches"]["settings"]
+    assert (settings["trivial"], settings["cutmix"]) == (True, 1.0)
+
+
 def test_train_false_only_draws_and_the_record_stays(chain, edited):
     folder, before = chain[0], own_records(chain[0])
     manifest = folder / "synthetic_images" / "runs" / PART / "manifest.json"
@@ -341,7 +353,9 @@ def test_the_chain_runs_on_another_backend(tmp_path, copy, backend):
         pytest.skip(f"{backend} is not installed")
     folder = tmp_path / backend
     shutil.copytree(copy, folder, ignore=shutil.ignore_patterns("runs", "synthetic_images", ".git"))
-    done = run_notebooks(folder, TINY | {"EPOCHS": 1, "AUGMENT": True, "CUTMIX": 1.0, "VARIANT": "other"}, backend=backend)
+    done = run_notebooks(
+        folder, TINY | {"EPOCHS": 1, "AUGMENT": True, "CUTMIX": 1.0, "TRIVIAL_AUGMENT": True, "VARIANT": "other"}, backend=backend
+    )
     assert done.returncode == 0, done.stdout[-3000:]
     made = own_records(folder, f"{PART}-other")
     assert set(made) == {"gan", "vgg16_gan", "vgg16", "resnet"}
