@@ -598,7 +598,7 @@ def simulated(effects, seeds=5, spread=0.003, seed=0):
         "dataset": "cifar100",
         "model": "VGG-16 x0.25",
         "seconds": 60,
-        "device": "a device",
+        "device": "2 cores, a processor",
         "versions": {"backend": "tensorflow"},
         "real_images": 400,
     }
@@ -623,8 +623,9 @@ def test_a_planted_effect_is_found_and_a_planted_null_is_not():
     assert nulls <= 4  # of 20 tables, one in twenty has a false row
 
 
-def test_both_of_a_pair_are_of_one_backend_and_minutes_are_of_the_commonest_device():
+def test_both_of_a_pair_are_of_one_backend_and_minutes_are_those_of_a_processor(monkeypatch, capsys):
     row = plan.Row("use", "arm", "control")
+    monkeypatch.setattr(plan, "rows", lambda: [row])
     made = simulated({"arm": 0.0, "control": 0.0}, seeds=4)
     for record in made:
         if record["seed"] == 3:
@@ -633,6 +634,9 @@ def test_both_of_a_pair_are_of_one_backend_and_minutes_are_of_the_commonest_devi
     assert statistics.compare(made, [row])[0].minutes == 1
     made[0]["versions"] = {"backend": "jax"}  # the arm's seed 0, whose control is of the other
     assert [pair[0]["seed"] for pair in statistics.pairs(made, row)] == [1, 2, 3]
+    study.name_strangers({record["name"]: record for record in made})
+    assert capsys.readouterr().out == "Of two backends, so no pairs: arm-seed0 and control.\n"
+    assert statistics.compare([record for record in made if record["seed"] == 3], [row])[0].minutes is None
 
 
 def test_pairs_are_of_the_same_code_and_only_measured_ones_count():
@@ -681,7 +685,7 @@ def test_a_screened_row_is_tested_with_new_seeds_alone():
     assert effect.mean == pytest.approx(10, abs=3)
     assert effect.adjusted == effect.p
     (effect,) = statistics.compare([record for record in made if record["seed"] in (1, 2, 3, 4)], [row])
-    assert (effect.seeds, effect.p) == (4, None)  # only two are new
+    assert (effect.seeds, effect.p) == (2, None)  # two new ones are too few: it shows the screening
 
 
 def test_rows_with_too_few_pairs_in_the_first_list_are_screened(monkeypatch):

@@ -17,7 +17,10 @@ REFERENCES = (  # model, test accuracy in %, how; from the projects named
     ("VGG-16", "74.00", f"200 epochs, best epoch: [pytorch-cifar-models]({GITHUB}/chenyaofo/pytorch-cifar-models)"),
     ("VGG-16 + GAN", "44.83", "the experiment this one repeats"),
 )
-IN_SHORT = "**Beside 400 real images GAN images help, in longer trainings too. Beside all 45,000 they do not.**\n\n"
+IN_SHORT = (
+    "**Beside 400 real images, images of a GAN that has seen many more help, in longer trainings too. "
+    "Beside all 45,000 they do not.**\n\n"
+)
 VERDICTS = ("help", "no measurable effect", "harm")
 RIVAL = ("GAN images do better", "no measurable difference", "GAN images do worse")
 ANSWER_HEAD = (
@@ -100,9 +103,9 @@ def answer():
     merged = f"{mixed['synthetic_per_class']} GAN images a class beside {mixed['train_images'] // 100} real ones"
     return f"""{IN_SHORT if harm and helps_few(effects) else ""}{table}
 
-Differences: percentage points, 95 % interval over students' seeds. All: notebook 2, {merged}.
-Other lines: {plan.FULL.steps} steps, verdicts corrected for all rows of [the study](docs/study.md). GAN and teacher have seen
-{plan.ALL:,} images, in the last two lines {plan.TENTH:,}.
+Differences: percentage points, 95 % interval over students' seeds. First line: notebook 2, {merged}.
+Other lines: {plan.FULL.steps} steps, verdicts corrected for all rows of [the study](docs/study.md).
+GAN and teacher have seen {plan.ALL:,} images or, where it says {plan.TENTH:,}, these alone.
 
 {alone_in_words(made)}"""
 

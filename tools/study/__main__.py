@@ -13,7 +13,7 @@ from core import checkpoints, devices, records
 from core.cifar100 import DataError
 from tools.study import plan, report, training
 from tools.study.materials import Materials, code
-from tools.study.statistics import same_code
+from tools.study.statistics import backend, same_code
 
 # TensorFlow keeps some 30 MB of every network that it has trained: then a new process goes on. Windows cannot do that.
 RUNS_A_PROCESS = 40 if os.name == "posix" else None
@@ -79,6 +79,7 @@ def make(runs, materials, minutes=None, most=None):
     made = known(scale)
     missing = [run for run in runs if not is_done(run, materials, made)]
     name_others(made, environment)
+    name_strangers(made)
     print(f"{len(runs) - len(missing)} of {len(runs)} runs are done, {hours(missing, scale, made)} left", flush=True)
     for number, run in enumerate(missing[:most], 1):
         if minutes is not None and time.perf_counter() - begun > 60 * minutes:
@@ -117,6 +118,16 @@ def name_others(made, environment):
     teachers, own = [arm.name for arm in plan.TEACHERS], same_code(environment["code"])
     if others := [name for name, record in made.items() if same_code(record["code"]) != own and record["arm"] not in teachers]:
         print(f"Made with other code: {', '.join(others)}. They count as done, and none is compared with a new run.")
+
+
+def name_strangers(made):
+    """Name the pairs of runs among those made, by name, that are of two backends: a row does not count them."""
+    by_arm = {(record["arm"], record["seed"]): record for record in made.values()}
+    pairs = [
+        (each, by_arm.get((row.control, each["seed"]))) for row in plan.rows() for each in made.values() if each["arm"] == row.arm
+    ]
+    if strangers := [f"{one['name']} and {other['arm']}" for one, other in pairs if other and backend(one) != backend(other)]:
+        print(f"Of two backends, so no pairs: {', '.join(strangers)}.")
 
 
 def known(scale):

@@ -34,20 +34,22 @@ def table(records):
     if not effects:
         return NONE_YET
     lines = [
-        "| use | against | seeds | effect, points | 95 % interval | adjusted p | minutes a run |",
+        "| use | against | seeds | effect, points | 95 % interval | adjusted p | minutes a run on two cores |",
         "|---|---|---:|---:|---|---:|---:|",
     ]
     for each in effects:
         if each.p is None:
-            interval, adjusted = "screened" if each.row.screened else "seeds to come", ""
+            waits = each.row.arm in plan.PROMOTED or not each.row.screened
+            interval, adjusted = "seeds to come" if waits else "screened", ""
         else:
             interval = low_to_high(each.mean, each.half)
             adjusted = f"{each.adjusted:.3f}" if each.adjusted >= 0.001 else "< 0.001"
-        counts = f"{each.seeds} | {each.mean:+.2f} | {interval} | {adjusted} | {each.minutes:.1f}"
+        took = "" if each.minutes is None else f"{each.minutes:.1f}"
+        counts = f"{each.seeds} | {each.mean:+.2f} | {interval} | {adjusted} | {took}"
         lines.append(f"| {each.row.use} | {each.row.against} | {counts} |")
     diverged = ", ".join(record["name"] for record in records if "diverged" in record)
     tested = sum(each.p is not None for each in effects)
-    counts = f"{len(effects)} of {len(plan.rows())} rows have runs, {tested} of them enough to be tested."
+    counts = f"{len(effects)} of {len(plan.rows())} rows have pairs of runs, {tested} of them enough to be tested."
     text = "\n".join(lines) + f"\n\n{counts} {conditions(records)}\n"
     return text + (f"Without a result, as their loss was no longer finite: {diverged}.\n" if diverged else "")
 

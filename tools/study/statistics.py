@@ -23,9 +23,10 @@ SCREENED_BY = {"test_accuracy": "val_accuracy", "robust_accuracy": "robust_val_a
 class Effect:
     """What a row's arm gains over its control, in percentage points: `mean` with half the width of its 95 % interval.
 
-    `p` is two-sided; `adjusted` is Holm's, over all rows that are tested or are to be. A row that has fewer than `SEEDS` pairs to
-    test it with has a mean alone, and the other three are None; where the row is screened, that is of the validation images.
-    `minutes` is what a run of the arm took, on average, on the device that most were made on.
+    `p` is two-sided; `adjusted` is Holm's, over all rows but those that are only screened. A row with fewer than `SEEDS` pairs to
+    test it with has a mean alone, and the other three are None. Where the row is screened, that is of the validation images,
+    without the seeds of `plan.NEW`.
+    `minutes` is what a run of the arm took on a processor, on average, or None.
     """
 
     row: object
@@ -33,7 +34,7 @@ class Effect:
     mean: float
     half: float | None
     p: float | None
-    minutes: float
+    minutes: float | None
     adjusted: float | None = None
 
 
@@ -98,7 +99,7 @@ def same_sources(record, control):
 
 
 def compare(records, rows):
-    """Return the effects of all rows that have a pair of records, p values adjusted over all rows that are tested or are to be.
+    """Return the effects of all rows that have a pair of records, p values adjusted over all rows but those only screened.
 
     So a p value changes little when other rows get their runs. One that is to be tested and has no p value yet counts as 1.
     Screening makes no test, and what it has chosen is tested with other seeds: only then does a screened row count.
@@ -112,13 +113,22 @@ def compare(records, rows):
 
 def effect(row, found):
     """Return the effect that pairs of records show, not yet adjusted."""
-    new = [pair for pair in found if not (row.screened and pair[0]["seed"] in plan.SCREEN)]
+    new, screening = (
+        [pair for pair in found if not (row.screened and pair[0]["seed"] in seeds)] for seeds in (plan.SCREEN, plan.NEW)
+    )
     tested = len(new) >= SEEDS
-    found = new if tested else found
+    found = new if tested else screening or found
     measure = SCREENED_BY[row.measure] if row.screened and not tested else row.measure
-    device = statistics.mode(record["device"] for record, _ in found)  # minutes of two devices have no mean
-    minutes = statistics.mean(record["seconds"] for record, _ in found if record["device"] == device) / 60
     values, controls = ([100 * record[measure] for record in side] for side in zip(*found, strict=True))
     if tested:
-        return Effect(row, len(found), *paired(values, controls), minutes)
-    return Effect(row, len(found), statistics.mean(values) - statistics.mean(controls), None, None, minutes)
+        return Effect(row, len(found), *paired(values, controls), minutes(found))
+    return Effect(row, len(found), statistics.mean(values) - statistics.mean(controls), None, None, minutes(found))
+
+
+def minutes(found):
+    """Return how long the arm's runs among pairs took on average, those on a processor; None where there is none.
+
+    On a GPU several run at once, and none has minutes of its own.
+    """
+    seconds = [record["seconds"] for record, _ in found if "cores" in record["device"]]
+    return statistics.mean(seconds) / 60 if seconds else None
