@@ -254,7 +254,7 @@ BLOCKS = [  # (arms, seeds), in order
 ]
 # Names of screened arms that gained a point of validation accuracy or more over each control, on the average of both seeds, and
 # something with each seed. With their controls they get new seeds.
-PROMOTED = ("distilled-400-gan-wide", "hard-400-gan-wide")
+PROMOTED = ("distilled-400-gan-wide", "hard-400-gan-wide", "all-first-0.25")
 
 
 def runs(smoke=False):
