@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 
+import filelock
 import keras
 import numpy as np
 import pytest
@@ -486,6 +487,20 @@ study.make([run for run in plan.runs() if run.name in [{names}]], materials.Mate
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.count("s of training found") == 4, done.stdout
     assert all((world.folder / f"{run.name}.json").exists() for run in listed)
+
+
+def test_a_run_that_another_process_makes_or_has_made_is_left_to_it(world):
+    run = plan.Run(ARMS["hard-400"], 7)
+    other = filelock.FileLock(training.checkpoint_folder(run, world) / "lock")
+    training.checkpoint_folder(run, world).mkdir(parents=True)
+    with other:
+        assert study.make([run], world) == (0, 0)
+    assert study.take(run, world)
+    training.clear(training.checkpoint_folder(run, world))
+    assert study.make([run], world) == (1, 0)
+    assert not study.take(run, world)  # made meanwhile, by whomever
+    assert not training.checkpoint_folder(run, world).exists()
+    (world.folder / f"{run.name}.json").unlink()
 
 
 def test_no_run_begins_after_the_minutes_and_a_diverged_one_is_named(world, monkeypatch, capsys):

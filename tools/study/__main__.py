@@ -1,5 +1,6 @@
 """Make the runs of the study that are missing, in order: `make study`. It may be stopped at any moment and goes on from there.
 
+On a large GPU it may run several times at once: each process takes the runs that no other has.
 Records go to runs/study/, and at the end the table and the figure. `make study-smoke` makes one run of each arm on the stand-in.
 """
 
@@ -8,6 +9,8 @@ import importlib
 import os
 import sys
 import time
+
+import filelock
 
 from core import checkpoints, devices, records
 from core.cifar100 import DataError
@@ -39,17 +42,13 @@ def main():
     except KeyboardInterrupt:
         print("\nStopped. The same command goes on from the newest checkpoint.")
         return 130  # as a shell has it
-    except DataError as error:
+    except (DataError, checkpoints.CheckpointError) as error:
         sys.exit(str(error))
 
 
 def study(runs, scale, minutes=None):
     """Make the missing ones of the runs, then the table and the figure; return how many runs failed."""
     materials, begun = Materials(scale), time.perf_counter()
-    try:
-        checkpoints.claim(materials.folder)
-    except checkpoints.CheckpointError as error:
-        sys.exit(str(error))
     devices.set_precision(scale.precision)
     done, failed = make(runs, materials, minutes, RUNS_A_PROCESS)
     write_report(scale, materials.folder)
@@ -81,20 +80,49 @@ def make(runs, materials, minutes=None, most=None):
     name_others(made, environment)
     name_strangers(made)
     print(f"{len(runs) - len(missing)} of {len(runs)} runs are done, {hours(missing, scale, made)} left", flush=True)
-    for number, run in enumerate(missing[:most], 1):
+    for number, run in enumerate(missing, 1):
         if minutes is not None and time.perf_counter() - begun > 60 * minutes:
             print(f"{minutes:g} minutes are over: {len(missing) - number + 1} runs left")
             break
-        try:
-            record = make_one(run, *uses[run.arm.use], materials, environment)
-        except (checkpoints.DivergedError, DataError) as error:
+        if done + failed == most:
+            break
+        if not take(run, materials):
+            continue
+        record = attempt(run, uses, materials, environment)
+        if record is None:
             failed += 1
-            print(f"FAILED {run.name}: {error}", flush=True)
             continue
         made[run.name], done = record, done + 1
         took = f"validation {100 * record['val_accuracy']:.1f} %, {record['total_seconds']:.0f} s"
         print(f"{number:3} of {len(missing)}  {run.name}: {took}; {hours(missing[number:], scale, made)} left", flush=True)
     return done, failed
+
+
+def attempt(run, uses, materials, environment):
+    """Make a run and return its record, or None where it failed, which is printed."""
+    try:
+        return make_one(run, *uses[run.arm.use], materials, environment)
+    except (checkpoints.DivergedError, DataError) as error:
+        print(f"FAILED {run.name}: {error}", flush=True)
+        return None
+
+
+def take(run, materials):
+    """Take a run for this process, and return whether that went: not where another process makes it, or has made it meanwhile.
+
+    Raises `CheckpointError` where its folder cannot be written.
+    """
+    folder = training.checkpoint_folder(run, materials)
+    try:
+        checkpoints.claim(folder)
+    except checkpoints.CheckpointError as error:
+        if isinstance(error.__cause__, filelock.Timeout):
+            return False
+        raise
+    if is_done(run, materials, known(materials.scale)):
+        training.clear(folder)
+        return False
+    return True
 
 
 def make_one(run, use, use_code, materials, environment):

@@ -81,6 +81,11 @@ def checkpoint_folder(run, materials):
 def finish(run, materials, record, environment):
     """Write a run's record, and remove its checkpoints."""
     records.write_whole(materials.folder / f"{run.name}.json", record | environment | {"date": time.strftime("%Y-%m-%d")})
-    checkpoints.release(checkpoint_folder(run, materials))
-    shutil.rmtree(checkpoint_folder(run, materials), ignore_errors=True)
+    clear(checkpoint_folder(run, materials))
     gc.collect()
+
+
+def clear(folder):
+    """Give back a folder of checkpoints and remove it."""
+    checkpoints.release(folder)
+    shutil.rmtree(folder, ignore_errors=True)
