@@ -10,6 +10,7 @@ import functools
 import hashlib
 import importlib.metadata
 import json
+import os
 import pathlib
 import platform
 import re
@@ -21,11 +22,14 @@ import warnings
 import keras
 import numpy as np
 
+import core
 from core.digests import digest
 
 STOPPING = ("monitor", "mode", "patience", "min_delta", "baseline", "restore_best_weights", "start_from_epoch")
-BESIDE = {str(pathlib.Path(package.__file__).parents[1]) for package in (keras, np)}  # pip can put packages anywhere
-INSTALLED = (*{sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}, *BESIDE, "<frozen")
+# pip can put packages anywhere; where this project lies beside them, each package counts by itself
+PACKAGES = [pathlib.Path(package.__file__).parent for package in (keras, np)]
+FOLDERS = {f"{path if core.ROOT.is_relative_to(path.parent) else path.parent}{os.sep}" for path in PACKAGES}
+INSTALLED = (*{sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}, *FOLDERS, "<frozen")
 NO_DOCSTRING = ("<lambda>", "<listcomp>", "<setcomp>", "<dictcomp>", "<genexpr>")  # their first constant is one like others
 NOT_COUNTED = {
     "fit": ("verbose", "validation_batch_size"),

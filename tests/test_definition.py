@@ -2,6 +2,7 @@
 
 import functools
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -62,13 +63,19 @@ def defined(space):
     return definition.of_training(space["build"](), tiny_batches(), 3)
 
 
-def test_packages_are_installed_wherever_pip_put_them(tmp_path):
-    """`pip install --target` and `--user` put Keras outside of the interpreter's own folder."""
+@pytest.mark.parametrize("beside", [False, True])
+def test_packages_are_installed_wherever_pip_put_them(tmp_path, beside):
+    """`pip install --target` and `--user` put Keras outside of the interpreter's own folder; here also beside the project."""
     (tmp_path / "keras").symlink_to(Path(keras.__file__).parent)
-    script = "import keras; from core import definition; print(keras.__file__, definition._is_own(keras.layers.Dense))"
+    root = ROOT
+    if beside:
+        root = tmp_path / "project"
+        shutil.copytree(ROOT / "core", root / "core")
+    kinds = "definition._is_own(keras.layers.Dense), definition._is_own(definition.key)"
+    script = f"import keras; from core import definition; print(keras.__file__, {kinds})"
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}
-    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout.split() == [str(tmp_path / "keras" / "__init__.py"), "False"]
+    done = subprocess.run([sys.executable, "-c", script], cwd=root, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [str(tmp_path / "keras" / "__init__.py"), "False", "True"]
 
 
 def test_two_builds_in_one_process_are_the_same_training():
