@@ -155,11 +155,13 @@ def study_lines(made, effects, real=FEW):
 
 def tenth_lines(made, effects, reals):
     """Return the lines of students of so many images, where GAN and teacher have seen a tenth of all, and these among it."""
-    pairs = {real: (f"tenth-distilled-{real}-gan", f"tenth-distilled-{real}") for real in reals}
-    gains = {real: effects[both] for real, both in pairs.items() if both in effects}
-    few, every = f"{{:,}} of {plan.TENTH:,}".format, f"all {plan.TENTH:,}"
-    seen = {real: f"{every if real == plan.TENTH else few(real)}, {report.CURVES['distilled']}" for real in reals}
-    return [answer_line(seen[real], compared(made, gain.row), gain.adjusted) for real, gain in gains.items()]
+    lines = []
+    for real in reals:
+        if gain := effects.get((f"tenth-distilled-{real}-gan", f"tenth-distilled-{real}")):
+            part = "all" if real == plan.TENTH else f"{real:,} of"
+            seen = f"{part} {plan.TENTH:,}, {report.CURVES['distilled']}"
+            lines.append(answer_line(seen, compared(made, gain.row), gain.adjusted))
+    return lines
 
 
 def rival_in_words(made, rival):

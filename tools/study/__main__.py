@@ -5,6 +5,7 @@ Records go to runs/study/, and at the end the table and the figure. `make study-
 """
 
 import argparse
+import functools
 import importlib
 import os
 import sys
@@ -20,6 +21,7 @@ from tools.study.statistics import backend, same_code
 
 # TensorFlow keeps some 30 MB of every network that it has trained: then a new process goes on. Windows cannot do that.
 RUNS_A_PROCESS = 40 if os.name == "posix" else None
+this_device = functools.cache(devices.device)  # asked for each run and record; it reads a file
 
 
 def main():
@@ -119,7 +121,7 @@ def take(run, materials):
         if isinstance(error.__cause__, filelock.Timeout):
             return False
         raise
-    if is_done(run, materials, known(materials.scale)):
+    if is_done(run, materials, records.read(materials.scale.folder)):  # published ones were known before
         training.clear(folder)
         return False
     return True
@@ -171,8 +173,8 @@ def is_done(run, materials, made):
 
 def seconds(run, scale, made):
     """Return how long a run takes: as long as records of its use took a step on this device, or else an estimate."""
-    measured = [record for record in made.values() if "total_seconds" in record and record["device"] == devices.device()]
-    alike = [record for record in measured if record["use"] == run.arm.use]
+    measured = [record for record in made.values() if record["use"] == run.arm.use and "total_seconds" in record]
+    alike = [record for record in measured if record["device"] == this_device()]
     if alike:
         done = sum(work(record["parameters"]) for record in alike)
         return work(run.parameters(scale)) * sum(record["total_seconds"] for record in alike) / done

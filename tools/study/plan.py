@@ -186,7 +186,7 @@ def merged(place, ratio, kind="", **changes):
     return Arm(name, **PLACES[place], share=ratio / (1 + ratio), extra=extra, **changes)
 
 
-AGAIN = Arm("all-plain", **PLACES["all"])  # hard-45000 once more, with JAX: the uses beside it were made so
+AGAIN = Arm("all-plain", **PLACES["all"])  # hard-45000 once more: its first seeds with JAX, like the uses beside it
 PLAIN = {"all": AGAIN.name, "tenth": f"tenth-hard-{TENTH}"}  # students of the same real images alone
 MERGED = [merged(place, ratio) for place in PLACES for ratio in (0.04, 0.25, 1.0)]
 LONGER = [
