@@ -1,19 +1,25 @@
 """The batches of a training: order, crop and flip, TrivialAugment, CutMix. They depend on (seed, epoch, step) alone."""
 
+import concurrent.futures
+
 import keras
 import numpy as np
 
 from core.augment import trivial_augment
 
+AHEAD = 2  # batches that are made while the network trains: `fit` waits for each step, and a GPU would then wait for a batch
+_threads = concurrent.futures.ThreadPoolExecutor(AHEAD, thread_name_prefix="batches")
+
 
 class Batches(keras.utils.PyDataset):
     """Shuffled batches of `uint8` images and one-hot labels, cropped and flipped at random.
 
-    The order depends on (seed, epoch) alone and the augmentation on (seed, epoch, step) alone, so that a training
-    taken up again at any step sees the same data. All batches are full: the order wraps round. `pad` is the largest
-    shift of a crop in pixels, `cutmix` the probability (0 to 1) that a batch is mixed, `trivial` whether each image is changed by
-    TrivialAugment, `noise` the size of a normal vector that comes with each image (a GAN's), `steps` the number of batches an
-    epoch, `start` the first one of the current epoch. Epochs count from 1: `fit` advances the number before the first one too.
+    The order depends on (seed, epoch) alone and the augmentation on (seed, epoch, step) alone, so that a training taken up
+    again at any step sees the same data. All batches are full: the order wraps round. The next ones are made in threads.
+    `pad` is the largest shift of a crop in pixels, `cutmix` the probability (0 to 1) that a batch is mixed, `trivial` whether
+    each image is changed by TrivialAugment, `noise` the size of a normal vector that comes with each image (a GAN's), `steps`
+    the number of batches an epoch, `start` the first one of the current epoch. Epochs count from 1: `fit` advances the number
+    before the first one too.
     """
 
     def __init__(self, images, labels, batch_size, seed=0, pad=4, cutmix=0.0, trivial=False, noise=0, steps=None, classes=100):
@@ -21,14 +27,22 @@ class Batches(keras.utils.PyDataset):
         self.cutmix, self.trivial, self.noise = cutmix, trivial, noise
         self.images, self.labels, self.batch_size, self.seed, self.pad = images, labels, batch_size, seed, pad
         self.steps, self.classes = steps or -(-len(images) // batch_size), classes
-        self.epoch, self.start, self._order = 0, 0, (None, None)
+        self.epoch, self.start, self._order, self._made = 0, 0, (None, None), {}
 
     def __len__(self):
         return self.steps - self.start
 
     def __getitem__(self, step):
-        epoch, step, order = self.epoch, self.start + step, self._order
-        if order[0] != epoch:  # a local name, as a thread that reads ahead may be in another epoch
+        first = self.start + step
+        places = [(self.epoch, each) for each in range(first, max(first + 1, min(first + 1 + AHEAD, self.steps)))]
+        made = {place: self._made.get(place) or _threads.submit(self._make, *place) for place in places}
+        batch = made.pop(places[0])
+        self._made = made
+        return batch.result()
+
+    def _make(self, epoch, step):
+        order = self._order
+        if order[0] != epoch:  # a local name, as another thread may be in another epoch
             self._order = order = epoch, np.random.default_rng((self.seed, epoch)).permutation(len(self.images))
         chosen = np.take(order[1], range(step * self.batch_size, (step + 1) * self.batch_size), mode="wrap")
         rng = np.random.default_rng((self.seed, epoch, step))

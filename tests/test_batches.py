@@ -1,5 +1,8 @@
 """Batches by (seed, epoch, step): order, crop and flip, CutMix."""
 
+import threading
+import time
+
 import numpy as np
 import pytest
 from test_checkpoints import tiny_batches
@@ -18,6 +21,33 @@ def test_batches_depend_on_seed_epoch_and_step_alone():
     np.testing.assert_array_equal(one[2][0], other[0][0])
     assert len(other) == len(one) - 2
     assert (tiny_batches(seed=2)[0][0] != first).any()
+
+
+def test_the_next_batches_are_made_while_the_network_trains(monkeypatch):
+    makers, batches = {}, tiny_batches()
+    make = batches._make
+
+    def watched(*place):
+        makers[place] = threading.current_thread().name
+        return make(*place)
+
+    monkeypatch.setattr(batches, "_make", watched)
+    batches[0]
+    deadline = time.monotonic() + 10
+    while len(makers) < 3 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert sorted(makers) == [(0, 0), (0, 1), (0, 2)]
+    assert threading.current_thread().name not in makers.values()
+    last = len(batches) - 1
+    [batches[i] for i in range(1, last + 1)]
+    assert sorted(makers) == [(0, i) for i in range(last + 1)]  # each once, none beyond the epoch
+
+
+def test_an_error_in_a_batch_reaches_who_asks_for_it():
+    batches = tiny_batches()
+    batches.labels = batches.labels[:3]
+    with pytest.raises(IndexError):
+        [batches[i] for i in range(len(batches))]
 
 
 def test_noise_comes_with_the_images_by_seed_epoch_and_step():
