@@ -61,9 +61,10 @@ def _processor_name():
 
 
 def set_precision(precision="auto"):
-    """Set Keras's dtype policy and return its name. "auto" times a convolution: bfloat16 if 1.3 times faster.
+    """Set Keras's dtype policy and return its name. "auto" times a convolution: bfloat16 if 1.3 times faster, on a GPU if faster.
 
     On current GPUs it is, on Xeons with AMX and on processors with AVX-512's bfloat16; on other CPUs it is many times slower.
+    On a GPU the rest of a network gains too, as it is moved in half as many bytes.
     Several machines have to agree, so there "auto" is bfloat16 on a GPU and float32 without.
     """
     if precision == "auto" and is_multi_worker():
@@ -71,7 +72,7 @@ def set_precision(precision="auto"):
     if precision == "auto":
         turns = [(_convolution_seconds("float32"), _convolution_seconds("bfloat16")) for _ in range(8)]
         float32, bfloat16 = map(min, zip(*turns, strict=True))  # in turns: what else runs here slows both down
-        precision = "mixed_bfloat16" if bfloat16 * 1.3 < float32 else "float32"
+        precision = "mixed_bfloat16" if bfloat16 * (1.0 if has_gpu() else 1.3) < float32 else "float32"
     keras.config.set_dtype_policy(precision)
     return precision
 

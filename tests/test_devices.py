@@ -247,10 +247,13 @@ def test_workers_that_are_not_the_chief_have_a_folder_of_their_own(project, monk
 
 
 def test_precision_is_chosen_by_the_clock(monkeypatch):
-    for seconds, expected in (
-        ({"float32": 1.0, "bfloat16": 0.5}, "mixed_bfloat16"),
-        ({"float32": 1.0, "bfloat16": 0.9}, "float32"),
+    for seconds, has_gpu, expected in (
+        ({"float32": 1.0, "bfloat16": 0.5}, False, "mixed_bfloat16"),
+        ({"float32": 1.0, "bfloat16": 0.9}, False, "float32"),
+        ({"float32": 1.0, "bfloat16": 0.9}, True, "mixed_bfloat16"),
+        ({"float32": 1.0, "bfloat16": 1.1}, True, "float32"),
     ):
+        monkeypatch.setattr(devices, "has_gpu", lambda has=has_gpu: has)
         monkeypatch.setattr(devices, "_convolution_seconds", seconds.get)
         assert devices.set_precision("auto") == expected
         assert keras.config.dtype_policy().name == expected
