@@ -239,14 +239,14 @@ def comparison_table(records):
     """Return a Markdown table of classifiers' records, best test accuracy first, with a column `run` where they say whose."""
     told = any("whose" in record for record in records)
     words = "model", *["run"] * told, "optimiser"
-    counts = "seed", "GAN images a class", "parameters", "epochs", "minutes"
+    counts = "seed", "GAN images a class", "parameters", "epochs", "minutes", "on"
     columns = (*words, *counts, "train", "validation", "test", "test top-5", "test with mirror images")
     rows = [f"| {' | '.join(columns)} |", "|" + "---|" * len(words) + "---:|" * (len(columns) - len(words))]
     for record in sorted(records, key=lambda record: -record["test_accuracy"]):
         keys = ("train_accuracy", "val_accuracy", "test_accuracy", "test_top5", "test_flip_accuracy")
         shares = " | ".join(f"{100 * record[key]:.2f} %" if key in record else "" for key in keys)
         counts = " | ".join(f"{record[key]:,}" for key in ("seed", "synthetic_per_class", "parameter_count", "epochs_run"))
-        counts += f" | {record['seconds'] / 60:.1f}"
+        counts += f" | {record['seconds'] / 60:.1f} | {trained_on(record)}"
         run = f"{whose(record)} | " if told else ""
         rows.append(f"| {record['model']} | {run}{optimizer(record)} | {counts} | {shares} |")
     return "\n".join(rows) + "\n"
@@ -288,8 +288,14 @@ def whose(run):
 
 
 def how(run):
-    """Return in a few words how the network of a record was trained."""
-    return f"{run['epochs_run']} epochs, {optimizer(run).capitalize()}"
+    """Return in a few words how the network of a record was trained; a GPU is named, as its minutes are others."""
+    return f"{run['epochs_run']} epochs, {optimizer(run).capitalize()}" + ", GPU" * (trained_on(run) == "GPU")
+
+
+def trained_on(run):
+    """Return in two words what a record's network was trained on: "2 cores" or "GPU"; "" in records that do not say it."""
+    first = run.get("device", "").partition(",")[0]
+    return first if first.endswith(" cores") or not first else "GPU"
 
 
 def optimizer(run):

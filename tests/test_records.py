@@ -107,6 +107,19 @@ def test_comparison_table_is_sorted():
     assert "| 50.00 % |" in table
 
 
+def test_minutes_of_a_gpu_are_named_as_such():
+    run = record(train_accuracy=0.6, val_accuracy=0.5, test_top5=0.8, test_accuracy=0.5)
+    for device, words, how in (
+        ("16 cores, AMD (avx2)", "16 cores", "Adam"),
+        ("NVIDIA H100", "GPU", "Adam, GPU"),
+        ("", "", "Adam"),
+    ):
+        made = run | {"device": device}
+        assert records.trained_on(made) == words
+        assert records.how(made).endswith(f" epochs, {how}")
+        assert f" | {words} | 60.00 % |" in records.comparison_table([made])
+
+
 def training(seed, accuracy, run="vgg16", images=None, **others):
     parameters = {"SEED": seed, "RUN": run, "RESUME": True, "WIDTH": 0.25} | others
     code = {"commit": "abc", "precision": "float32", "replicas": 1, "train_images": 9}

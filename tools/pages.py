@@ -13,7 +13,7 @@ from tools.study import statistics as study_statistics
 
 GITHUB = "https://github.com"
 REFERENCES = (  # model, test accuracy in %, how; from the projects named
-    ("VGG-16", "77.98", f"300 epochs, AutoAugment and Cutout, best epoch: [Li et al., 2021]({GITHUB}/yhhhli/SNN_Calibration)"),
+    ("VGG-16", "77.98", f"300 epochs, best epoch: [Li et al., 2021]({GITHUB}/yhhhli/SNN_Calibration)"),
     ("VGG-16", "74.00", f"200 epochs, best epoch: [pytorch-cifar-models]({GITHUB}/chenyaofo/pytorch-cifar-models)"),
     ("VGG-16 + GAN", "44.83", "the experiment this one repeats"),
 )
@@ -28,6 +28,7 @@ ANSWER_HEAD = (
     "| other augmentation instead |",
     "|---|---:|---:|---:|---:|---|---|",
 )
+RIVALS = ("vgg16", "resnet"), ("vgg16_wide", "resnet_wide")  # runs with one recipe and as many multiply-adds, seed by seed
 FEW = 400  # real images of the study's student that the answer tells of
 LEVELS = (0.4483, 0.60, 0.65, 0.70)  # validation accuracies to reach; the first was reported for the experiment repeated here
 
@@ -40,6 +41,7 @@ def texts():
         "README.md": {"answer": answer(), "summary": summary_table()},
         "docs/results.md": {
             "classifiers": records.comparison_table(classifiers("cifar100")),
+            "rivals": rivals_table(),
             "pairs": pairs_text("cifar100"),
             "gans": gans_text("cifar100"),
             "scarce": f"{records.comparison_table(classifiers('cifar100-0.1'))}\n{gan_table(gans('cifar100-0.1'))}",
@@ -266,6 +268,30 @@ def expected(notebook):
 
 
 # ---------------------------------------------------------------------------------------------------- the docs
+
+
+def rivals_table():
+    """Return the table of VGG-16 beside a ResNet with the same recipe and as many multiply-adds, and the paired differences."""
+    rows = ["| VGG-16 | ResNet | ResNet less VGG-16, percentage points | seeds |", "|---|---|---:|---:|"]
+    runs = classifiers("cifar100")
+    for names in RIVALS:
+        sides = [{run["seed"]: run for run in same_recipe(runs, name)} for name in names]
+        seeds = sorted(sides[0].keys() & sides[1].keys())
+        accuracy = {name: [side[seed]["test_accuracy"] for seed in seeds] for name, side in zip(names, sides, strict=True)}
+        gains = [-each for each in records.differences(accuracy)]
+        words = [f"{side[0]['model']}, {records.how(side[0])}: {mean_of(side)}" for side in sides]
+        rows.append(f"| {words[0]} | {words[1]} | {gain_in_words(gains)} | {len(gains)} |")
+    return "\n".join(rows) + "\n"
+
+
+def same_recipe(runs, name):
+    """Return the records that differ from the one of that name in their seed alone, itself among them."""
+    return next(group for group in records.groups(runs) if name in [run["name"] for run in group])
+
+
+def mean_of(side):
+    """Return the mean test accuracy of records by seed, with its interval where there are several."""
+    return records.mean_in_percent([run["test_accuracy"] for run in side.values()])
 
 
 def pairs_text(part):
