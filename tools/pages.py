@@ -14,7 +14,6 @@ from tools.study import statistics as study_statistics
 GITHUB = "https://github.com"
 REFERENCES = (  # model, test accuracy in %, how; from the projects named
     ("VGG-16", "77.98", f"300 epochs, best epoch: [Li et al., 2021]({GITHUB}/yhhhli/SNN_Calibration)"),
-    ("VGG-16", "74.00", f"200 epochs, best epoch: [pytorch-cifar-models]({GITHUB}/chenyaofo/pytorch-cifar-models)"),
     ("VGG-16 + GAN", "44.83", "the experiment this one repeats"),
 )
 IN_SHORT = (
@@ -224,20 +223,26 @@ def summary_table():
     table, devices = "\n".join(lines), sorted({record["device"] for record in classifiers("cifar100")})
     return f"""{table}
 
-"To 60 %": minutes to that validation accuracy, where all seeds reach it.
-Device: {"; ".join(devices)}.
+"To 60 %": minutes to that validation accuracy, reached by all seeds. The GPU was shared.
+Devices: {"; ".join(devices)}.
+
+{wide_in_words()}
 """
 
 
 def summary_rows(runs):
-    """Return the lines of a Markdown table with a row for each recipe, best mean first: mean, interval, minutes to each level."""
+    """Return the lines of a Markdown table with a row for each recipe, best mean first: mean, interval, minutes to each level.
+
+    Levels are for trainings that had a machine to themselves, and those on a GPU had not.
+    """
     columns = ["model", "test accuracy", "seeds", "minutes", *(f"to {100 * level:g} %" for level in LEVELS), "how"]
     groups = [([run["test_accuracy"] for run in group], group) for group in records.groups(runs)]
     lines = [f"| {' | '.join(columns)} |", "|---|" + "---:|" * (len(columns) - 2) + "---|"]
     for values, group in sorted(groups, key=lambda each: -statistics.mean(each[0])):
         mean = records.mean_in_percent(values)
         minutes = statistics.mean(run["seconds"] for run in group) / 60
-        reached = [[records.minutes_to(level, run) for run in group] for level in LEVELS]
+        on_gpu = "GPU" in map(records.trained_on, group)
+        reached = [[None if on_gpu else records.minutes_to(level, run) for run in group] for level in LEVELS]
         reached = " | ".join(f"{statistics.mean(each):.1f}" if None not in each else "" for each in reached)
         lines.append(f"| {group[0]['model']} | {mean} | {len(group)} | {minutes:.0f} | {reached} | {records.how(group[0])} |")
     return lines
@@ -273,25 +278,37 @@ def expected(notebook):
 def rivals_table():
     """Return the table of VGG-16 beside a ResNet with the same recipe and as many multiply-adds, and the paired differences."""
     rows = ["| VGG-16 | ResNet | ResNet less VGG-16, percentage points | seeds |", "|---|---|---:|---:|"]
-    runs = classifiers("cifar100")
     for names in RIVALS:
-        sides = [{run["seed"]: run for run in same_recipe(runs, name)} for name in names]
-        seeds = sorted(sides[0].keys() & sides[1].keys())
-        accuracy = {name: [side[seed]["test_accuracy"] for seed in seeds] for name, side in zip(names, sides, strict=True)}
-        gains = [-each for each in records.differences(accuracy)]
-        words = [f"{side[0]['model']}, {records.how(side[0])}: {mean_of(side)}" for side in sides]
+        sides = [list(side.values()) for side in by_seed(names)]
+        words = [f"{records.label(side[0])}: {mean_of(side)}" for side in sides]
+        gains = resnet_gains(names)
         rows.append(f"| {words[0]} | {words[1]} | {gain_in_words(gains)} | {len(gains)} |")
     return "\n".join(rows) + "\n"
 
 
-def same_recipe(runs, name):
-    """Return the records that differ from the one of that name in their seed alone, itself among them."""
-    return next(group for group in records.groups(runs) if name in [run["name"] for run in group])
+def wide_in_words():
+    """Return in a sentence what the larger ResNet gains over the VGG-16 of as many multiply-adds."""
+    vgg, resnet = (next(iter(side.values()))["model"] for side in by_seed(RIVALS[-1]))
+    link = f"[{resnet}](docs/results.md#vgg-16-against-resnet)"
+    return f"One recipe, as many multiply-adds: {link} gains {gain_in_words(resnet_gains(RIVALS[-1]))} points on {vgg}."
 
 
-def mean_of(side):
-    """Return the mean test accuracy of records by seed, with its interval where there are several."""
-    return records.mean_in_percent([run["test_accuracy"] for run in side.values()])
+def resnet_gains(names):
+    """Return by how many percentage points the second of two kinds of runs is better than the first, seed by seed."""
+    vgg, resnet = by_seed(names)
+    return [100 * (resnet[seed]["test_accuracy"] - vgg[seed]["test_accuracy"]) for seed in sorted(vgg.keys() & resnet.keys())]
+
+
+def by_seed(names):
+    """Return for each name the records by seed that differ from the one of that name in the seed alone, itself among them."""
+    groups = records.groups(classifiers("cifar100"))
+    found = (next(group for group in groups if name in [run["name"] for run in group]) for name in names)
+    return [{run["seed"]: run for run in group} for group in found]
+
+
+def mean_of(group):
+    """Return the mean test accuracy of records, with its interval where there are several."""
+    return records.mean_in_percent([run["test_accuracy"] for run in group])
 
 
 def pairs_text(part):
