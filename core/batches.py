@@ -5,9 +5,10 @@ import concurrent.futures
 import keras
 import numpy as np
 
+from core import devices
 from core.augment import trivial_augment
 
-AHEAD = 2  # batches that are made while the network trains: `fit` waits for each step, and a GPU would then wait for a batch
+AHEAD = 2  # batches that are made while a GPU trains: with JAX and PyTorch `fit` waits for each step, the GPU then for a batch
 _threads = concurrent.futures.ThreadPoolExecutor(AHEAD, thread_name_prefix="batches")
 
 
@@ -28,13 +29,21 @@ class Batches(keras.utils.PyDataset):
         self.images, self.labels, self.batch_size, self.seed, self.pad = images, labels, batch_size, seed, pad
         self.steps, self.classes = steps or -(-len(images) // batch_size), classes
         self.epoch, self.start, self._order, self._made = 0, 0, (None, None), {}
+        self._ahead = AHEAD if devices.has_gpu() else 0
+
+    def __setattr__(self, name, value):
+        super().__setattr__(name, value)
+        if not name.startswith("_"):
+            super().__setattr__("_made", {})  # they were made with another setting
 
     def __len__(self):
         return self.steps - self.start
 
     def __getitem__(self, step):
         first = self.start + step
-        places = [(self.epoch, each) for each in range(first, max(first + 1, min(first + 1 + AHEAD, self.steps)))]
+        if not self._ahead:
+            return self._make(self.epoch, first)
+        places = [(self.epoch, each) for each in range(first, max(first + 1, min(first + 1 + self._ahead, self.steps)))]
         made = {place: self._made.get(place) or _threads.submit(self._make, *place) for place in places}
         batch = made.pop(places[0])
         self._made = made

@@ -246,7 +246,7 @@ def comparison_table(records):
         keys = ("train_accuracy", "val_accuracy", "test_accuracy", "test_top5", "test_flip_accuracy")
         shares = " | ".join(f"{100 * record[key]:.2f} %" if key in record else "" for key in keys)
         counts = " | ".join(f"{record[key]:,}" for key in ("seed", "synthetic_per_class", "parameter_count", "epochs_run"))
-        counts += f" | {record['seconds'] / 60:.1f} | {trained_on(record)}"
+        counts += f" | {record['seconds'] / 60:.1f} | {device_in_short(record)}"
         run = f"{whose(record)} | " if told else ""
         rows.append(f"| {record['model']} | {run}{optimizer(record)} | {counts} | {shares} |")
     return "\n".join(rows) + "\n"
@@ -266,7 +266,7 @@ def groups(runs):
     found = {}
     for run in sorted(runs, key=lambda run: run["seed"]):
         keys = ("model", "synthetic_per_class", "synthetic_digest", "precision", "replicas", "trained_on", "whose")
-        kind = [recipe_of(run), [run.get(key) for key in keys], parameters_but(run, "SEED")]
+        kind = [recipe_of(run), [run.get(key) for key in keys], parameters_but(run, "SEED"), device_in_short(run) == "GPU"]
         found.setdefault(json.dumps(kind, sort_keys=True), {}).setdefault(run["seed"], run)
     return [list(by_seed.values()) for by_seed in found.values()]
 
@@ -288,12 +288,12 @@ def whose(run):
 
 
 def how(run):
-    """Return in a few words how the network of a record was trained; a GPU is named, as its minutes are others."""
-    return f"{run['epochs_run']} epochs, {optimizer(run).capitalize()}" + ", GPU" * (trained_on(run) == "GPU")
+    """Return in a few words how the network of a record was trained; "GPU" too, as its minutes do not compare with a CPU's."""
+    return f"{run['epochs_run']} epochs, {optimizer(run).capitalize()}" + ", GPU" * (device_in_short(run) == "GPU")
 
 
-def trained_on(run):
-    """Return in two words what a record's network was trained on: "2 cores" or "GPU"; "" in records that do not say it."""
+def device_in_short(run):
+    """Return what a record's network was trained on, such as "2 cores" or "GPU"; "" in records that do not say it."""
     first = run.get("device", "").partition(",")[0]
     return first if first.endswith(" cores") or not first else "GPU"
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from test_checkpoints import tiny_batches
 
+from core import devices
 from core.batches import Batches, crop_and_flip, cutmix
 
 
@@ -23,8 +24,14 @@ def test_batches_depend_on_seed_epoch_and_step_alone():
     assert (tiny_batches(seed=2)[0][0] != first).any()
 
 
-def test_the_next_batches_are_made_while_the_network_trains(monkeypatch):
-    makers, batches = {}, tiny_batches()
+@pytest.fixture
+def ahead(monkeypatch):
+    monkeypatch.setattr(devices, "has_gpu", lambda: True)
+    return tiny_batches()
+
+
+def test_the_next_batches_are_made_while_a_gpu_trains(ahead, monkeypatch):
+    makers, batches = {}, ahead
     make = batches._make
 
     def watched(*place):
@@ -43,11 +50,19 @@ def test_the_next_batches_are_made_while_the_network_trains(monkeypatch):
     assert sorted(makers) == [(0, i) for i in range(last + 1)]  # each once, none beyond the epoch
 
 
-def test_an_error_in_a_batch_reaches_who_asks_for_it():
-    batches = tiny_batches()
-    batches.labels = batches.labels[:3]
+def test_batches_made_ahead_are_those_made_in_time(ahead):
+    plain = tiny_batches()
+    plain._ahead = 0
+    for step in (0, 1, 3, 2, 0):
+        [np.testing.assert_array_equal(one, other) for one, other in zip(ahead[step], plain[step], strict=True)]
+    ahead.cutmix = plain.cutmix = 1.0  # a callback may: the next one has it
+    [np.testing.assert_array_equal(one, other) for one, other in zip(ahead[1], plain[1], strict=True)]
+
+
+def test_an_error_in_a_batch_reaches_who_asks_for_it(ahead):
+    ahead.labels = ahead.labels[:3]
     with pytest.raises(IndexError):
-        [batches[i] for i in range(len(batches))]
+        [ahead[i] for i in range(len(ahead))]
 
 
 def test_noise_comes_with_the_images_by_seed_epoch_and_step():

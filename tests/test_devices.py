@@ -251,7 +251,7 @@ def test_precision_is_chosen_by_the_clock(monkeypatch):
         ({"float32": 1.0, "bfloat16": 0.5}, False, "mixed_bfloat16"),
         ({"float32": 1.0, "bfloat16": 0.9}, False, "float32"),
         ({"float32": 1.0, "bfloat16": 0.9}, True, "mixed_bfloat16"),
-        ({"float32": 1.0, "bfloat16": 1.1}, True, "float32"),
+        ({"float32": 1.0, "bfloat16": 0.99}, True, "float32"),
     ):
         monkeypatch.setattr(devices, "has_gpu", lambda has=has_gpu: has)
         monkeypatch.setattr(devices, "_convolution_seconds", seconds.get)

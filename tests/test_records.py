@@ -115,7 +115,7 @@ def test_minutes_of_a_gpu_are_named_as_such():
         ("", "", "Adam"),
     ):
         made = run | {"device": device}
-        assert records.trained_on(made) == words
+        assert records.device_in_short(made) == words
         assert records.how(made).endswith(f" epochs, {how}")
         assert f" | {words} | 60.00 % |" in records.comparison_table([made])
 

@@ -13,7 +13,7 @@ from tools.study import statistics as study_statistics
 
 GITHUB = "https://github.com"
 REFERENCES = (  # model, test accuracy in %, how; from the projects named
-    ("VGG-16", "77.98", f"300 epochs, best epoch: [Li et al., 2021]({GITHUB}/yhhhli/SNN_Calibration)"),
+    ("VGG-16", "77.98", f"300 epochs, best test epoch: [Li et al., 2021]({GITHUB}/yhhhli/SNN_Calibration)"),
     ("VGG-16 + GAN", "44.83", "the experiment this one repeats"),
 )
 IN_SHORT = (
@@ -105,7 +105,7 @@ def answer():
     return f"""{IN_SHORT if harm and helps_few(effects) else ""}{table}
 
 Differences: percentage points, 95 % interval over students' seeds. First line: notebook 2, {merged}.
-Other lines: {plan.FULL.steps} steps, verdicts corrected for all rows of [the study](docs/study.md).
+Other lines: {plan.FULL.steps} steps unless they say otherwise, verdicts corrected for all rows of [the study](docs/study.md).
 GAN and teacher have seen {plan.ALL:,} images or, where it says {plan.TENTH:,}, these alone.
 
 {alone_in_words(made)}"""
@@ -223,7 +223,7 @@ def summary_table():
     table, devices = "\n".join(lines), sorted({record["device"] for record in classifiers("cifar100")})
     return f"""{table}
 
-"To 60 %": minutes to that validation accuracy, reached by all seeds. The GPU was shared.
+"To 60 %": minutes to that validation accuracy, reached by all seeds. The GPU was shared, so it has no minutes.
 Devices: {"; ".join(devices)}.
 
 {wide_in_words()}
@@ -233,18 +233,18 @@ Devices: {"; ".join(devices)}.
 def summary_rows(runs):
     """Return the lines of a Markdown table with a row for each recipe, best mean first: mean, interval, minutes to each level.
 
-    Levels are for trainings that had a machine to themselves, and those on a GPU had not.
+    Trainings on a GPU, which they shared, have no minutes.
     """
     columns = ["model", "test accuracy", "seeds", "minutes", *(f"to {100 * level:g} %" for level in LEVELS), "how"]
     groups = [([run["test_accuracy"] for run in group], group) for group in records.groups(runs)]
     lines = [f"| {' | '.join(columns)} |", "|---|" + "---:|" * (len(columns) - 2) + "---|"]
     for values, group in sorted(groups, key=lambda each: -statistics.mean(each[0])):
         mean = records.mean_in_percent(values)
-        minutes = statistics.mean(run["seconds"] for run in group) / 60
-        on_gpu = "GPU" in map(records.trained_on, group)
+        on_gpu = records.device_in_short(group[0]) == "GPU"
+        minutes = "" if on_gpu else f"{statistics.mean(run['seconds'] for run in group) / 60:.0f}"
         reached = [[None if on_gpu else records.minutes_to(level, run) for run in group] for level in LEVELS]
         reached = " | ".join(f"{statistics.mean(each):.1f}" if None not in each else "" for each in reached)
-        lines.append(f"| {group[0]['model']} | {mean} | {len(group)} | {minutes:.0f} | {reached} | {records.how(group[0])} |")
+        lines.append(f"| {group[0]['model']} | {mean} | {len(group)} | {minutes} | {reached} | {records.how(group[0])} |")
     return lines
 
 
@@ -276,34 +276,33 @@ def expected(notebook):
 
 
 def rivals_table():
-    """Return the table of VGG-16 beside a ResNet with the same recipe and as many multiply-adds, and the paired differences."""
+    """Return the table of VGG-16 beside a ResNet with the same recipe and as many multiply-adds, over the seeds of both."""
     rows = ["| VGG-16 | ResNet | ResNet less VGG-16, percentage points | seeds |", "|---|---|---:|---:|"]
     for names in RIVALS:
-        sides = [list(side.values()) for side in by_seed(names)]
-        words = [f"{records.label(side[0])}: {mean_of(side)}" for side in sides]
-        gains = resnet_gains(names)
-        rows.append(f"| {words[0]} | {words[1]} | {gain_in_words(gains)} | {len(gains)} |")
+        vgg, resnet = shared_seeds(names)
+        words = " | ".join(f"{records.label(group[0])}: {mean_of(group)}" for group in (vgg, resnet))
+        rows.append(f"| {words} | {gain_in_words(resnet_gains(names))} | {len(vgg)} |")
     return "\n".join(rows) + "\n"
 
 
 def wide_in_words():
-    """Return in a sentence what the larger ResNet gains over the VGG-16 of as many multiply-adds."""
-    vgg, resnet = (next(iter(side.values()))["model"] for side in by_seed(RIVALS[-1]))
-    link = f"[{resnet}](docs/results.md#vgg-16-against-resnet)"
-    return f"One recipe, as many multiply-adds: {link} gains {gain_in_words(resnet_gains(RIVALS[-1]))} points on {vgg}."
+    """Return in a sentence how the larger ResNet differs from the VGG-16 of as many multiply-adds."""
+    vgg, resnet = (group[0]["model"] for group in shared_seeds(RIVALS[-1]))
+    link = f"[{resnet} less {vgg}](docs/results.md#vgg-16-against-resnet)"
+    return f"One recipe, as many multiply-adds: {link} is {gain_in_words(resnet_gains(RIVALS[-1]))} points."
 
 
 def resnet_gains(names):
     """Return by how many percentage points the second of two kinds of runs is better than the first, seed by seed."""
-    vgg, resnet = by_seed(names)
-    return [100 * (resnet[seed]["test_accuracy"] - vgg[seed]["test_accuracy"]) for seed in sorted(vgg.keys() & resnet.keys())]
+    sides = zip(*shared_seeds(names), strict=True)
+    return [100 * (resnet["test_accuracy"] - vgg["test_accuracy"]) for vgg, resnet in sides]
 
 
-def by_seed(names):
-    """Return for each name the records by seed that differ from the one of that name in the seed alone, itself among them."""
-    groups = records.groups(classifiers("cifar100"))
-    found = (next(group for group in groups if name in [run["name"] for run in group]) for name in names)
-    return [{run["seed"]: run for run in group} for group in found]
+def shared_seeds(names):
+    """Return for two names the records that differ from the one of that name in their seed alone, of the seeds that both have."""
+    named = {run["name"]: group for group in records.groups(classifiers("cifar100")) for run in group}
+    seeds = set.intersection(*({run["seed"] for run in named[name]} for name in names))
+    return [[run for run in named[name] if run["seed"] in seeds] for name in names]
 
 
 def mean_of(group):
@@ -353,7 +352,7 @@ def weakest(record, count=8):
 
 
 def trials_table():
-    """Return the table of trials of recipes, as results/trials/accuracy.json has them, cheapest first."""
+    """Return the table of trials of recipes, as results/trials/accuracy.json has them, the narrowest and shortest first."""
     trials = json.loads((core.ROOT / "results" / "trials" / "accuracy.json").read_text(encoding="utf-8"))
     rows = ["| what | width | epochs | cost, 10¹² | minutes | validation accuracy |", "|---|---:|---:|---:|---:|---:|"]
     for trial in sorted(trials, key=lambda trial: (trial["width"], trial["epochs"], trial["val_accuracy"])):
