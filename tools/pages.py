@@ -105,7 +105,7 @@ def answer():
     return f"""{IN_SHORT if harm and helps_few(effects) else ""}{table}
 
 Differences: percentage points, 95 % interval over students' seeds. First line: notebook 2, {merged}.
-Other lines: {plan.FULL.steps} steps unless they say otherwise, verdicts corrected for all rows of [the study](docs/study.md).
+Others: {plan.FULL.steps} steps unless they say otherwise, verdicts corrected for all rows of [the study](docs/study.md).
 GAN and teacher have seen {plan.ALL:,} images or, where it says {plan.TENTH:,}, these alone.
 
 {alone_in_words(made)}"""
@@ -223,7 +223,7 @@ def summary_table():
     table, devices = "\n".join(lines), sorted({record["device"] for record in classifiers("cifar100")})
     return f"""{table}
 
-"To 60 %": minutes to that validation accuracy, reached by all seeds. The GPU was shared, so it has no minutes.
+"To 60 %": minutes to that validation accuracy, reached by all seeds. The GPU was shared.
 Devices: {"; ".join(devices)}.
 
 {wide_in_words()}
@@ -340,7 +340,7 @@ def accuracy_of(record):
     if len(runs) < 2:
         return f"{words}, one seed"
     mean = records.mean_in_percent([run["test_accuracy"] for run in runs])
-    return f"{words}; this recipe {mean} ({len(runs)} seeds, 95 %)"
+    return f"{words}; mean of {len(runs)} trainings {mean} (95 % interval)"
 
 
 def weakest(record, count=8):
