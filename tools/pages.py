@@ -217,33 +217,38 @@ def verdict_of(mean, half, words=VERDICTS, adjusted=0.0):
 
 def summary_table():
     """Return the README's table: each kind of classifier with its mean, interval and seeds, and what others report."""
-    lines = summary_rows(classifiers("cifar100"))
-    blank = " | " * len(LEVELS)
+    runs = classifiers("cifar100")
+    lines, blank = summary_rows(runs), " | " * len(LEVELS)
     lines += [f"| *{model}, elsewhere* | {accuracy} % | 1 | {blank} | {how} |" for model, accuracy, how in REFERENCES]
-    table, devices = "\n".join(lines), sorted({record["device"] for record in classifiers("cifar100")})
+    table, gpus = "\n".join(lines), sorted({run["device"] for run in runs if records.device_in_short(run) == "GPU"})
     return f"""{table}
 
-"To 60 %": minutes to that validation accuracy, reached by all seeds. The GPU was shared.
-Devices: {"; ".join(devices)}.
+Minutes: {reference_device()}; blank: another machine. "To 60 %": until all seeds have that validation accuracy.
+GPU: {"; ".join(gpus)}.
 
 {wide_in_words()}
 """
 
 
+def reference_device():
+    """Return the device that notebook 2 was published from: minutes of others do not compare with its."""
+    return records.read("cifar100", published=True)["vgg16"]["device"]
+
+
 def summary_rows(runs):
     """Return the lines of a Markdown table with a row for each recipe, best mean first: mean, interval, minutes to each level.
 
-    Trainings on a GPU, which they shared, have no minutes.
+    Trainings elsewhere than on `reference_device` have no minutes.
     """
     columns = ["model", "test accuracy", "seeds", "minutes", *(f"to {100 * level:g} %" for level in LEVELS), "how"]
     groups = [([run["test_accuracy"] for run in group], group) for group in records.groups(runs)]
-    lines = [f"| {' | '.join(columns)} |", "|---|" + "---:|" * (len(columns) - 2) + "---|"]
+    lines, device = [f"| {' | '.join(columns)} |", "|---|" + "---:|" * (len(columns) - 2) + "---|"], reference_device()
     for values, group in sorted(groups, key=lambda each: -statistics.mean(each[0])):
-        mean = records.mean_in_percent(values)
-        on_gpu = records.device_in_short(group[0]) == "GPU"
-        minutes = "" if on_gpu else f"{statistics.mean(run['seconds'] for run in group) / 60:.0f}"
-        reached = [[None if on_gpu else records.minutes_to(level, run) for run in group] for level in LEVELS]
+        here = all(run["device"] == device for run in group)
+        minutes = f"{statistics.mean(run['seconds'] for run in group) / 60:.0f}" if here else ""
+        reached = [[records.minutes_to(level, run) if here else None for run in group] for level in LEVELS]
         reached = " | ".join(f"{statistics.mean(each):.1f}" if None not in each else "" for each in reached)
+        mean = records.mean_in_percent(values)
         lines.append(f"| {group[0]['model']} | {mean} | {len(group)} | {minutes} | {reached} | {records.how(group[0])} |")
     return lines
 
