@@ -226,7 +226,7 @@ def summary_table():
 Minutes: {reference_device()}; blank: another machine. "To 60 %": until all seeds have that validation accuracy.
 GPU: {"; ".join(gpus)}.
 
-{wide_in_words()}
+{rivals_in_words()}
 """
 
 
@@ -290,11 +290,13 @@ def rivals_table():
     return "\n".join(rows) + "\n"
 
 
-def wide_in_words():
-    """Return in a sentence how the larger ResNet differs from the VGG-16 of as many multiply-adds."""
-    vgg, resnet = (group[0]["model"] for group in shared_seeds(RIVALS[-1]))
-    link = f"[{resnet} less {vgg}](docs/results.md#vgg-16-against-resnet)"
-    return f"One recipe, as many multiply-adds: {link} is {gain_in_words(resnet_gains(RIVALS[-1]))} points."
+def rivals_in_words():
+    """Return in a sentence how each ResNet differs from the VGG-16 of as many multiply-adds."""
+    found = []
+    for names in RIVALS:
+        vgg, resnet = (group[0]["model"] for group in shared_seeds(names))
+        found.append(f"{resnet} less {vgg} is {gain_in_words(resnet_gains(names))}")
+    return f"[As many multiply-adds](docs/results.md#vgg-16-against-resnet): {', '.join(found)} points."
 
 
 def resnet_gains(names):
