@@ -1,8 +1,11 @@
 # Another Python: make run PYTHON=python3.12
 SCALES = long wide wide-resnet best adam scarce tail gpu paper
-.PHONY: run $(SCALES) test browser soak fuzz bench parity study study-smoke lab lint format publish clean
+.PHONY: help run $(SCALES) test browser soak fuzz bench parity study study-smoke lab lint format publish clean
 PYTHON ?= python3
 BIN = .venv/bin
+
+help:  ## this list
+	@sed -n 's/^$$(SCALES):/$(SCALES):/; /^[a-z]/s/:.*  ## /: /p' Makefile
 
 run: .venv/run  ## the three notebooks, top to bottom, at their defaults
 	$(BIN)/python -m tools.run $(if $(DATASET),--dataset $(DATASET)) $(ARGS)

@@ -15,8 +15,6 @@ import core
 if core.HEADLESS:
     keras.config.disable_interactive_logging()
 
-PRECISIONS = ("auto", "float32", "mixed_bfloat16", "mixed_float16")
-
 
 def has_gpu():
     """Whether the backend sees a GPU."""

@@ -5,12 +5,14 @@ import re
 from pathlib import Path
 
 from core.cifar100 import DATASETS
-from core.devices import PRECISIONS
-from core.synthetic import SOURCES
 
+PRECISIONS = ("auto", "float32", "mixed_bfloat16", "mixed_float16")
+SOURCES = ("auto", "own", "published")  # of GAN images
 GAN_RUN = re.compile(r"gan\w*")  # names of GAN trainings, apart from those of classifiers
 VGG_RUN = re.compile(r"vgg16(?!\w*_gan$)\w*")  # those of notebook 2, which adds "_gan" itself
 RESNET_RUN = re.compile(r"resnet(?!\w*_imagenet$)\w*")  # those of notebook 3, which adds "_imagenet" itself
+
+RUNS = {"gan_synthetic_images": GAN_RUN, "vgg16_with_gan": VGG_RUN, "resnet_baseline": RESNET_RUN}
 
 ONE_A_CLASS = 0.0025  # of CIFAR-100's training images
 
@@ -58,15 +60,20 @@ def check_parameters(values, **limits):
     """
     limits = LIMITS | limits
     parameters = {name: value for name, value in values.items() if name.isupper() and _is_plain(value)}
-    pairs = [(name, value, limits[name]) for name, value in parameters.items() if name in limits]
-    wrong = [f"{name} = {value!r}: expected {_in_words(limit)}" for name, value, limit in pairs if not _is_within(value, limit)]
-    if wrong:
-        raise ValueError("wrong parameters:\n  " + "\n  ".join(wrong))
+    if found := wrong(parameters, limits):
+        raise ValueError("wrong parameters:\n  " + "\n  ".join(found))
     for name, other in _misspelt(parameters, limits):
         print(f"{name} is no parameter of this notebook. Did you mean {other}?")
     left_out = NO_PART_OF_TRAINING + OF_DRAWING
-    _notebook.update(values=values, checked={name: value for name, value, _ in pairs if name not in left_out})
+    checked = {name: value for name, value in parameters.items() if name in limits and name not in left_out}
+    _notebook.update(values=values, checked=checked)
     return parameters
+
+
+def wrong(parameters, limits):
+    """Return a line of words for each parameter that is not within the limit of its name."""
+    pairs = [(name, value, limits[name]) for name, value in parameters.items() if name in limits]
+    return [f"{name} = {value!r}: expected {_in_words(limit)}" for name, value, limit in pairs if not _is_within(value, limit)]
 
 
 def made_with(**values):
@@ -134,4 +141,6 @@ def _in_words(limit):
         return f"{' or '.join(map(repr, sorted(limit)))}, or the path of a file that is there, as seen from {Path.cwd()}"
     if isinstance(limit, re.Pattern):
         return IN_WORDS[limit]
-    return f"one of {limit[:10]}" if _is_choice(limit) else f"{type(limit[0]).__name__} {limit[0]} to {limit[1]}"
+    if _is_choice(limit):
+        return f"one of {limit[:10]}"
+    return f"{'a whole number' if isinstance(limit[0], int) else 'a number'} from {limit[0]} to {limit[1]}"

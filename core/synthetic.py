@@ -15,9 +15,11 @@ from core import cifar100, devices, pictures
 from core.cifar100 import DataError
 from core.digests import digest
 
-SOURCES = ("auto", "own", "published")
 LEFT_OUT = ("manifest.json", "Thumbs.db", "desktop.ini")  # the last two are Windows's own
-ADVICE = "Run notebook 1 first, with the same DATASET, REAL_FRACTION and VARIANT. Or set SYNTHETIC_PER_CLASS = 0"
+ADVICE = (
+    "Run notebook 1 first, with the same DATASET, REAL_FRACTION and VARIANT. Or set SYNTHETIC_PER_CLASS = 0 "
+    '(of make: ARGS="-p SYNTHETIC_PER_CLASS 0")'
+)
 
 
 def folder_of_run(part):

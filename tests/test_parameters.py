@@ -61,7 +61,7 @@ def test_a_misspelt_parameter_is_named_with_the_one_that_was_meant(capsys):
 
 def test_a_part_of_the_images_holds_one_a_class_at_least():
     check_parameters({"REAL_FRACTION": 0.0025})
-    with pytest.raises(ValueError, match="REAL_FRACTION = 0.001: expected float 0.0025 to 1.0"):
+    with pytest.raises(ValueError, match="REAL_FRACTION = 0.001: expected a number from 0.0025 to 1.0"):
         check_parameters({"REAL_FRACTION": 0.001})
 
 
@@ -98,5 +98,5 @@ def test_a_training_on_data_of_other_parameters_is_refused():
 
 
 def test_all_wrong_parameters_are_named_at_once():
-    with pytest.raises(ValueError, match="(?s)EPOCHS = 0.*int 1 to 100.*WIDTH = -1.*DATASET = 'x'"):
+    with pytest.raises(ValueError, match="(?s)EPOCHS = 0.*a whole number from 1 to 100.*WIDTH = -1.*DATASET = 'x'"):
         check_parameters(RIGHT | {"EPOCHS": 0, "WIDTH": -1, "DATASET": "x"}, **LIMITS)

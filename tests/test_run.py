@@ -38,7 +38,21 @@ def test_an_unknown_parameter_is_an_error():
         run.refuse_unknown({"WIDTH": 0.5, "EPOCHS": 3}, ["resnet_baseline"])  # it would be trained in vain
     assert run.literal("3") == 3
     assert run.literal("False") is False
+    assert run.literal("true") is True
+    with pytest.raises(SystemExit, match="Did you mean EPOCHS?"):
+        run.refuse_unknown({"epochs": 3})
     assert run.literal("float32") == "float32"
+
+
+def test_a_wrong_value_is_refused_before_anything_runs(monkeypatch):
+    monkeypatch.setattr(run, "execute", lambda *_: pytest.fail("ran"))
+    for given, words in ((["WIDTH", "wide"], "vgg16_with_gan, wrong parameters"), (["DEPTH", "9"], "resnet_baseline, wrong")):
+        monkeypatch.setattr(sys, "argv", ["run", "--dataset", "shapes100", "-p", *given])
+        with pytest.raises(SystemExit, match=words):
+            run.main()
+    monkeypatch.setattr(sys, "argv", ["run", "--dataset", "shapes100", "-p", "RUN", "vgg16_mine"])
+    with pytest.raises(SystemExit, match="(?s)gan_synthetic_images.*beginning with gan.*--only NOTEBOOK"):
+        run.main()
 
 
 @pytest.mark.parametrize(("name", "value"), [("RUN", "../vgg16"), ("VARIANT", "../../x"), ("RUN", "a/b"), ("VARIANT", "3")])
@@ -49,7 +63,7 @@ def test_a_name_that_is_a_path_is_refused_before_anything_is_written(monkeypatch
 
 def test_what_is_changed_by_hand_is_said_first(monkeypatch, capsys):
     started(monkeypatch, "wide", "--dataset", "cifar100", "-p", "EPOCHS", "3", "-p", "RUN", "vgg16_mine")
-    assert capsys.readouterr().out.splitlines()[0].endswith("trained for longer, but EPOCHS = 3, RUN = 'vgg16_mine'")
+    assert capsys.readouterr().out.splitlines()[0].endswith("trained for longer; changed: EPOCHS = 3, RUN = 'vgg16_mine'")
     started(monkeypatch, "wide", "--dataset", "cifar100")
     assert (
         capsys.readouterr()

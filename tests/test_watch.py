@@ -204,7 +204,7 @@ def test_a_log_without_tensorboard_is_refused_before_training(monkeypatch):
 def test_a_picture_is_named_by_one_network_alone(project, monkeypatch, capsys):
     folder = project / "results" / "cifar100"
     folder.mkdir(parents=True)
-    monkeypatch.setattr(classify, "likeliest", lambda image, network: [(network.name, 1.0)])
+    monkeypatch.setattr(classify, "likeliest", lambda image, network, names: [(network.name, 1.0)])
     for names, expected in (([], "found none"), (["a"], None), (["a", "b"], "found a.keras, b.keras. Name one with --network")):
         for name in names:
             (folder / f"{name}.keras").touch()
@@ -218,6 +218,20 @@ def test_a_picture_is_named_by_one_network_alone(project, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["classify", str(cifar_picture(project)), "--network", str(folder / "b.keras")])
     classify.main()
     assert "100.0%  b.keras" in capsys.readouterr().out
+
+
+def test_a_network_of_the_stand_in_names_its_classes(project, monkeypatch, capsys):
+    network = keras.Sequential([keras.Input((32, 32, 3)), keras.layers.Flatten(), keras.layers.Dense(100, activation="softmax")])
+    network.save(project / "mine.keras")
+    (project / "mine.json").write_text('{"dataset": "shapes100"}', encoding="utf-8")
+    monkeypatch.setattr(sys, "argv", ["classify", str(cifar_picture(project)), "--network", str(project / "mine.keras")])
+    classify.main()
+    printed = capsys.readouterr().out
+    assert "100 classes of shapes100" in printed
+    assert "circle" in printed or "filled" in printed or "hollow" in printed, printed
+    (project / "mine.keras").write_text("no network", encoding="utf-8")
+    with pytest.raises(SystemExit, match="mine.keras: not a classifier that Keras can load"):
+        classify.main()
 
 
 def cifar_picture(folder):

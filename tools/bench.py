@@ -19,7 +19,7 @@ import keras
 import numpy as np
 
 import core
-from core import cifar100, devices, fast, records
+from core import cifar100, devices, fast, parameters, records
 from core.batches import Batches
 from tools import cells
 
@@ -287,7 +287,7 @@ def told():
     parser.add_argument(
         "--only", choices=NETWORKS, action="append", help="measure this network alone; the record keeps its other rows"
     )
-    parser.add_argument("--precision", choices=devices.PRECISIONS, default="auto")
+    parser.add_argument("--precision", choices=parameters.PRECISIONS, default="auto")
     parser.add_argument("--output", type=Path, default=OUTPUT)
     return parser.parse_args()
 

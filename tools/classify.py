@@ -4,6 +4,7 @@ It needs neither CIFAR-100 nor any training. Without a picture it takes one that
 """
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
@@ -22,8 +23,13 @@ def main():
         sys.exit(str(error))
     if not network.is_file():
         sys.exit(f"no network {network}")
-    print(f"{arguments.picture or pictures.EXAMPLE}: one of the 100 classes of CIFAR-100 has to be it")
-    for name, share in likeliest(image, network):
+    dataset = dataset_of(network)
+    try:
+        found = likeliest(image, network, cifar100.class_names(dataset))
+    except Exception as error:  # Keras raises many kinds
+        sys.exit(f"{network}: not a classifier that Keras can load ({str(error).splitlines()[0][:150]})")
+    print(f"{arguments.picture or pictures.EXAMPLE}: one of the 100 classes of {cifar100.TITLES[dataset]} has to be it")
+    for name, share in found:
         print(f"{share:6.1%}  {name}")
 
 
@@ -37,12 +43,18 @@ def published():
     return files[0]
 
 
-def likeliest(image, network, count=5):
+def dataset_of(network):
+    """Return the dataset that a network's classes are of: what the record beside it says, or else CIFAR-100."""
+    record = network.with_suffix(".json")
+    return json.loads(record.read_text(encoding="utf-8"))["dataset"] if record.is_file() else "cifar100"
+
+
+def likeliest(image, network, class_names, count=5):
     """Return the `count` likeliest classes of an image `uint8` (32, 32, 3), each with its probability; `network` is a file."""
     import keras
 
     shares = keras.saving.load_model(network).predict(image[None], verbose=0)[0]
-    names = [name.replace("_", " ") for name in cifar100.class_names("cifar100")]
+    names = [name.replace("_", " ") for name in class_names]
     return [(names[i], float(shares[i])) for i in shares.argsort()[::-1][:count]]
 
 

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 
 import utils
-from core import cifar100, devices, fast, measures, records
+from core import cifar100, devices, fast, measures, parameters, records
 from core.batches import Batches
 from core.schedules import OneCycle
 from tools import bench, cells
@@ -53,7 +53,7 @@ def main():
     parser.add_argument("--width", type=float, default=0.25)
     parser.add_argument("--images", type=int, help="training images, at most; all of them unless given")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--precision", choices=devices.PRECISIONS, default="auto", help="of the fast one")
+    parser.add_argument("--precision", choices=parameters.PRECISIONS, default="auto", help="of the fast one")
     parser.add_argument("--output", type=Path, default=OUTPUT)
     arguments = parser.parse_args()
     try:

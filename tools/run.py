@@ -5,6 +5,7 @@ Records, figures, models and executed notebooks go to runs/, images to synthetic
 
 import argparse
 import ast
+import difflib
 import json
 import logging
 import os
@@ -23,6 +24,7 @@ from traitlets.config import Config
 
 import core
 from core import cifar100
+from core import parameters as limits
 from tools import cells
 
 EXPECTED = {"cifar100": (8, 8, 5), "shapes100": (2, 1, 1)}  # minutes of each notebook's defaults on two fast CPU cores
@@ -60,6 +62,8 @@ def run(arguments, named):
     if dataset not in cifar100.DATASETS:
         sys.exit(f"unknown dataset {dataset!r}; known are {', '.join(cifar100.DATASETS)}")
     seeds = arguments.seeds or [None]
+    for notebook in chosen:
+        refuse_wrong(notebook, parameters_of(notebook, recipe, given, dataset, seeds[0]))
     announce(arguments.recipe, recipe, dataset, chosen, given, plain=len(seeds) == 1 and not (recipe and arguments.only))
     return run_all(chosen, recipe, given, dataset, seeds)
 
@@ -86,7 +90,7 @@ def recipes():
 def literal(value):
     """Return a command line's text as the Python value it spells, or else as text."""
     try:
-        return ast.literal_eval(value)
+        return ast.literal_eval(value.capitalize() if value in ("true", "false") else value)
     except (ValueError, SyntaxError):
         return value
 
@@ -99,7 +103,15 @@ def refuse_unknown(given, chosen=cells.NOTEBOOKS):
     """Exit where a parameter is given that none of the chosen notebooks has."""
     known = set().union(*(known_parameters(notebook) for notebook in chosen))
     if unknown := sorted(set(given) - known):
-        sys.exit(f"unknown parameter {', '.join(unknown)}; known to {', '.join(chosen)} are {', '.join(sorted(known))}")
+        near = [match for name in unknown for match in difflib.get_close_matches(name.upper(), known, 1)]
+        meant = f" Did you mean {' and '.join(near)}?" if near else ""
+        sys.exit(f"unknown parameter {', '.join(unknown)}; known to {', '.join(chosen)} are {', '.join(sorted(known))}.{meant}")
+
+
+def refuse_wrong(notebook, parameters):
+    """Exit where a notebook's parameters have a value that its first cell would refuse, which may be an hour from now."""
+    if found := limits.wrong(parameters, limits.LIMITS | {"RUN": limits.RUNS[notebook]}):
+        sys.exit(f"{notebook}, wrong parameters:\n  " + "\n  ".join(found) + "\n--only NOTEBOOK runs one notebook alone.")
 
 
 def refuse_paths(given):
@@ -150,7 +162,7 @@ def announce(name, recipe, dataset, chosen, given, plain):
     about = f"{name}, {recipe['about']}" if recipe else "the notebooks' defaults"
     known = minutes and plain and not changes
     time_needed = f". About {minutes} minutes on two fast CPU cores, twice that on slow ones" if known else ""
-    print(f"{cifar100.TITLES[dataset]}: {about}{f', but {changes}' * bool(changes)}{time_needed}", flush=True)
+    print(f"{cifar100.TITLES[dataset]}: {about}{f'; changed: {changes}' * bool(changes)}{time_needed}", flush=True)
 
 
 def choose_dataset():
