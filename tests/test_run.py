@@ -68,7 +68,7 @@ def test_what_is_changed_by_hand_is_said_first(monkeypatch, capsys):
     assert (
         capsys.readouterr()
         .out.splitlines()[0]
-        .endswith("for longer. About 29 minutes on two fast CPU cores, twice that on slow ones")
+        .endswith("for longer. About 29 minutes on two fast CPU cores, twice that or more on slow ones")
     )
 
 

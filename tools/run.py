@@ -161,7 +161,7 @@ def announce(name, recipe, dataset, chosen, given, plain):
         minutes = recipe.get("minutes") if dataset == "cifar100" else None
     about = f"{name}, {recipe['about']}" if recipe else "the notebooks' defaults"
     known = minutes and plain and not changes
-    time_needed = f". About {minutes} minutes on two fast CPU cores, twice that on slow ones" if known else ""
+    time_needed = f". About {minutes} minutes on two fast CPU cores, twice that or more on slow ones" if known else ""
     print(f"{cifar100.TITLES[dataset]}: {about}{f'; changed: {changes}' * bool(changes)}{time_needed}", flush=True)
 
 
