@@ -286,7 +286,7 @@ def rivals_table():
     for names in RIVALS:
         vgg, resnet = shared_seeds(names)
         words = " | ".join(f"{records.label(group[0])}: {mean_of(group)}" for group in (vgg, resnet))
-        rows.append(f"| {words} | {gain_in_words(resnet_gains(names))} | {len(vgg)} |")
+        rows.append(f"| {words} | {gain_in_words(gains_over(vgg, resnet))} | {len(vgg)} |")
     return "\n".join(rows) + "\n"
 
 
@@ -294,15 +294,15 @@ def rivals_in_words():
     """Return in a sentence how each ResNet differs from the VGG-16 of as many multiply-adds."""
     found = []
     for names in RIVALS:
-        vgg, resnet = (group[0]["model"] for group in shared_seeds(names))
-        found.append(f"{resnet} less {vgg} is {gain_in_words(resnet_gains(names))}")
+        vgg, resnet = shared_seeds(names)
+        found.append(f"{resnet[0]['model']} less {vgg[0]['model']} is {gain_in_words(gains_over(vgg, resnet))}")
     return f"[As many multiply-adds](docs/results.md#vgg-16-against-resnet): {', '.join(found)} points."
 
 
-def resnet_gains(names):
-    """Return by how many percentage points the second of two kinds of runs is better than the first, seed by seed."""
-    sides = zip(*shared_seeds(names), strict=True)
-    return [100 * (resnet["test_accuracy"] - vgg["test_accuracy"]) for vgg, resnet in sides]
+def gains_over(group, better):
+    """Return by how many percentage points the test accuracies of `better` are above those of `group`, seed by seed."""
+    sides = {"better": better, "group": group}
+    return records.differences({name: [run["test_accuracy"] for run in runs] for name, runs in sides.items()})
 
 
 def shared_seeds(names):
@@ -346,8 +346,7 @@ def accuracy_of(record):
     words = f"test accuracy {100 * record['test_accuracy']:.1f} %, top-5 {100 * record['test_top5']:.1f} %"
     if len(runs) < 2:
         return f"{words}, one seed"
-    mean = records.mean_in_percent([run["test_accuracy"] for run in runs])
-    return f"{words}; mean of {len(runs)} trainings {mean} (95 % interval)"
+    return f"{words}; mean of {len(runs)} trainings {mean_of(runs)} (95 % interval)"
 
 
 def weakest(record, count=8):
