@@ -1,0 +1,308 @@
+"""Reads code: describes values so that two descriptions are equal only if the values do the same.
+
+Functions and classes of a notebook or of this project count by their instructions, in which
+comments and docstrings leave no trace, together with the globals, closures and modules they use.
+Objects count by the state that pickle would store, so underscores and `__slots__` count, and
+Keras's by their configuration and every attribute that Keras's own code does not assign.
+
+Why no library does this: cloudpickle's bytes change with a comment, `inspect.getclosurevars`
+overlooks nested functions, `ast` needs source text that lambdas and generated code lack, and a
+traced graph shows neither the batches nor the callbacks, which are plain Python.
+"""
+
+import dis
+import functools
+import importlib
+import importlib.metadata
+import json
+import os
+import pathlib
+import re
+import sys
+import sysconfig
+import types
+import warnings
+from typing import Any
+
+import keras
+import numpy as np
+
+import core
+from core.files import array_digest, short_digest
+
+# What a function may reach through these names cannot be told from its code.
+UNREADABLE = {"globals", "vars", "eval", "exec", "open", "input", "__import__"}
+UNREADABLE_ATTRIBUTES = {"__dict__", "__globals__", "environ", "getenv", "import_module", "modules"}
+NO_MEMBERS = {"__dict__", "__weakref__", "__doc__", "__module__", "__annotations__", "_abc_impl"}
+NO_MEMBERS |= {"__slotnames__", "__static_attributes__", "__firstlineno__"}  # Python adds these
+CHANGED_BY_FIT = {"_model", "params", "optimizer", "_compile_config", "history"}
+
+# pip can put packages anywhere. If this project lies beside them, each package counts by itself.
+_FOLDERS = [pathlib.Path(package.__file__).parent for package in (keras, np)]
+INSTALLED = (
+    *(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")),
+    *(f"{f if core.ROOT.is_relative_to(f.parent) else f.parent}{os.sep}" for f in _FOLDERS),
+    "<frozen",
+)
+
+
+class CodeReader:
+    """Describes values for JSON; gathers the functions, classes and globals behind them in `used`.
+
+    What cannot be read is named in `unreadable`; `packages` are the installed ones that code uses.
+    """
+
+    def __init__(self, trained_variables):
+        self.trained = {id(variable) for variable in trained_variables}
+        self.used, self.unreadable, self.packages = {}, set(), set()
+        self.seen = {}  # objects by id, kept alive so that no other object gets the same id
+
+    def read(self, value: Any, where: str) -> Any:
+        """Return a description of any value; `where` names it in messages."""
+        if value is None or isinstance(value, (bool, int, float, str)):
+            return value
+        if isinstance(value, (bytes, np.generic)):
+            return repr(value)
+        if isinstance(value, keras.Variable) or hasattr(type(value), "__array__"):
+            return "a weight" if id(value) in self.trained else array_digest_of(value)
+        if isinstance(value, pathlib.PurePath):
+            return "a path"  # where files lie is no part of a training run
+        if isinstance(value, types.ModuleType):
+            return value.__name__
+        if isinstance(value, type):
+            return self.read_class(value)
+        if isinstance(value, types.FunctionType):
+            return self.read_function(value)
+        if id(value) in self.seen:
+            return f"object {list(self.seen).index(id(value))}"
+        self.seen[id(value)] = value
+        if not isinstance(value, (dict, list, tuple, set, frozenset)):
+            return self.read_object(value, where)
+        description = self.read_container(value, where)
+        del self.seen[id(value)]  # two equal containers count as one and the same
+        return description
+
+    def read_container(self, value, where):
+        if isinstance(value, dict):
+            if value.get("class_name") == "__lambda__":  # Keras writes the file's name into it
+                return "a lambda"
+            return {str(name): self.read(part, f"{where}.{name}") for name, part in value.items()}
+        parts = [self.read(part, f"{where}.{place}") for place, part in enumerate(value)]
+        return parts if isinstance(value, (list, tuple)) else sorted(map(json.dumps, parts))
+
+    def read_object(self, value, where):
+        name = self.read_class(type(value))
+        if hasattr(value, "__wrapped__"):  # functools.cache, tf.function, jax.jit
+            return [name, self.read(value.__wrapped__, where)]
+        if hasattr(value, "get_config"):
+            return {"class": name} | self.read_keras(value, where)
+        if isinstance(value, keras.callbacks.Callback):
+            state = {key: part for key, part in vars(value).items() if key not in CHANGED_BY_FIT}
+            return {"class": name, "state": self.read(state, where)}
+        try:
+            reduced = value.__reduce_ex__(4)  # what pickle would store
+        except Exception as error:  # a lock, a file, a generator
+            return self.cannot_read(f"{where} is a {name} whose state cannot be read ({error})")
+        if isinstance(reduced, str):  # the name of a built-in function or constant
+            return self.cannot_read(f"{where} is {reduced}") if reduced in UNREADABLE else reduced
+        function, arguments, state, *items = (*reduced, None)[:5]
+        items = [list(each) for each in items if each is not None]
+        made_by = self.read([function, arguments, items], where)
+        return {"class": name, "made by": made_by, "state": self.read(state, where)}
+
+    def read_keras(self, value, where):
+        """Read an object of Keras's or of a subclass of one of its classes."""
+        is_graph = isinstance(value, keras.Model) and bool(getattr(value, "outputs", None))
+        parts, assigned_by_keras = {}, _assigned_attributes(type(value))
+        if is_graph:  # a subclass may describe itself by its arguments alone
+            parts["config"] = self.read_config(keras.Model(value.inputs, value.outputs), where)
+        elif not (isinstance(value, keras.Model) and _is_own(type(value))):
+            parts["config"] = self.read_config(value, where)
+        state = object.__getstate__(value) or {}
+        if isinstance(state, tuple):  # with slots
+            state = (state[0] or {}) | state[1]
+        for name, part in state.items():
+            if name not in assigned_by_keras | CHANGED_BY_FIT or _leads_to_own_code(part):
+                parts[name] = self.read(part, f"{where}.{name}")
+        if isinstance(value, keras.Layer):
+            inner = value._flatten_layers(include_self=False, recursive=False)
+            parts["layers"] = [self.read(layer, f"{where}.{layer.name}") for layer in inner]
+            others = [variable for variable in value.variables if id(variable) not in self.trained]
+            parts["weights"] = short_digest([array_digest_of(variable) for variable in others])
+        return parts
+
+    def read_config(self, value, where):
+        try:
+            with warnings.catch_warnings(action="ignore"):  # about lambdas: their code is read
+                config = keras.saving.serialize_keras_object(value.get_config())
+        except Exception as error:
+            reason = str(error).partition("\n")[0]
+            return self.cannot_read(f"{where} has no readable configuration ({reason})")
+        return _without_counters(self.read(config, where))
+
+    def read_class(self, kind):
+        """Read a class and its bases, as far as they are our own; return its name."""
+        for base in kind.__mro__:
+            if not _is_own(base):
+                self.packages.add(base.__module__.partition(".")[0])
+            elif id(base) not in self.seen:
+                self.seen[id(base)] = base
+                parts = {n: p for n, p in vars(base).items() if n not in NO_MEMBERS}
+                members = {n: self.read_member(p, f"{base.__name__}.{n}") for n, p in parts.items()}
+                self.enter(f"class {base.__qualname__}", members)
+        return kind.__qualname__
+
+    def read_member(self, member, where):
+        if isinstance(member, (types.MemberDescriptorType, types.GetSetDescriptorType)):
+            return "a slot"  # its value is the object's
+        if isinstance(member, property):
+            return self.read([member.fget, member.fset, member.fdel], where)
+        return self.read(getattr(member, "__func__", getattr(member, "func", member)), where)
+
+    def read_function(self, function):
+        """Read a function of our own, and all that it uses; return its name."""
+        module = function.__globals__.get("__name__", "")
+        name = f"{module}.{function.__qualname__}".removeprefix("__main__.")
+        if not _is_own(function):
+            self.packages.add(module.partition(".")[0])
+        elif id(function) not in self.seen:
+            self.seen[id(function)] = function
+            codes = _nested(function.__code__)
+            defaults = self.read([function.__defaults__, function.__kwdefaults__], name)
+            description = {
+                "code": short_digest([_readable(code) for code in codes]),
+                "defaults": defaults,
+            }
+            self.read_names(name, codes, function.__globals__)
+            own = self.enter(name, description)
+            cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
+            for free, cell in cells:
+                if cell != types.CellType():
+                    self.enter(f"{own}.{free}", self.read(cell.cell_contents, f"{own}.{free}"))
+        return name
+
+    def read_names(self, name, codes, space):
+        """Read the globals and modules that the code of a function uses."""
+        used = {i.argval for i in _instructions(codes, "LOAD_GLOBAL", "LOAD_NAME")}
+        attributes = {each for code in codes for each in code.co_names}
+        unreadable = (used & UNREADABLE) - space.keys() | (attributes & UNREADABLE_ATTRIBUTES)
+        for word in sorted(unreadable):
+            self.cannot_read(f"{name} uses {word}")
+        for each in sorted(used & space.keys()):
+            self.read_global(each, space[each], attributes)
+        for each in sorted({i.argval for i in _instructions(codes, "IMPORT_NAME")}):
+            package = each.partition(".")[0]
+            self.packages.add(package)
+            if package not in sys.stdlib_module_names and package not in installed_distributions():
+                try:
+                    self.read_global(each, importlib.import_module(each), attributes)
+                except ImportError as error:
+                    self.cannot_read(f"{name} imports {each}, which fails ({error})")
+
+    def read_global(self, name, value, attributes):
+        """Read a global; of a module of our own, the parts that a function names."""
+        if not isinstance(value, types.ModuleType):
+            self.enter(name, self.read(value, name))
+        elif not _is_own(value):
+            self.packages.add(value.__name__.partition(".")[0])
+        elif "getattr" in attributes:
+            self.cannot_read(f"getattr may reach any part of {value.__name__}")
+        else:
+            for part in sorted(attributes & vars(value).keys()):
+                if (id(value), part) not in self.seen:
+                    self.seen[id(value), part] = value
+                    self.read_global(part, vars(value)[part], attributes)
+
+    def enter(self, name, description):
+        """Enter a description under its name, numbered if another one has it; return the name."""
+        number, free = 1, name
+        while self.used.get(free, description) != description:
+            number += 1
+            free = f"{name} ({number})"
+        self.used[free] = description
+        return free
+
+    def cannot_read(self, sentence):
+        self.unreadable.add(sentence)
+        return "unreadable"
+
+
+@functools.cache
+def installed_distributions() -> dict:
+    """Return the names of the distributions that provide each installed package."""
+    return importlib.metadata.packages_distributions()
+
+
+@functools.cache
+def _assigned_attributes(kind: type) -> frozenset:
+    """Return the names of the attributes that the installed bases of a class assign."""
+    names = set()
+    for base in kind.__mro__:
+        for member in () if _is_own(base) else vars(base).values():
+            member = getattr(member, "__func__", getattr(member, "fget", member))
+            code = getattr(getattr(member, "__wrapped__", member), "__code__", None)
+            if code:
+                names |= {each.argval for each in _instructions(_nested(code), "STORE_ATTR")}
+    return frozenset(names)
+
+
+def _leads_to_own_code(value: Any) -> bool:
+    function = value.func if isinstance(value, functools.partial) else value
+    function = getattr(function, "__func__", function)
+    return _is_own(function if isinstance(function, types.FunctionType) else type(value))
+
+
+def _is_own(thing: Any) -> bool:
+    """Whether a function, class or module is a notebook's or the project's: not installed."""
+    if isinstance(thing, types.FunctionType):
+        return not thing.__code__.co_filename.startswith(INSTALLED)
+    if isinstance(thing, type):
+        if thing.__module__ in ("__main__", "builtins"):
+            return thing.__module__ == "__main__"
+        if thing.__module__ not in sys.modules:  # made by generated code
+            return True
+        thing = sys.modules[thing.__module__]
+    path = getattr(thing, "__file__", None) or INSTALLED[0]  # built-in modules have no file
+    return isinstance(thing, types.ModuleType) and not path.startswith(INSTALLED)
+
+
+def _nested(code: types.CodeType) -> list:
+    """Return a code object and those of the functions defined within it, at any depth."""
+    inner = [constant for constant in code.co_consts if isinstance(constant, types.CodeType)]
+    return [code, *(each for part in inner for each in _nested(part))]
+
+
+def _instructions(codes: list, *names: str) -> list:
+    return [i for code in codes for i in dis.get_instructions(code) if i.opname in names]
+
+
+def _readable(code: types.CodeType) -> list:
+    """Return the signature and the instructions of one code object."""
+    values = []
+    for each in dis.get_instructions(code):
+        value = each.argval
+        if isinstance(value, types.CodeType):
+            value = value.co_name  # it stands in the list itself
+        elif isinstance(value, frozenset):
+            value = sorted(map(repr, value))
+        values.append([each.opname, repr(value)])
+    counts = [code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags & 12]
+    return [counts, code.co_varnames, code.co_exceptiontable.hex(), values]
+
+
+def _without_counters(config: Any) -> Any:
+    """Return a configuration in which layers are numbered by their order.
+
+    Keras counts the names of layers up within a process: conv2d_12 becomes conv2d#3.
+    """
+    text = json.dumps(config)
+    for place, name in enumerate(dict.fromkeys(re.findall(r'"name": ("[^"]+")', text))):
+        numbered = f'"{re.sub(r"_[0-9]+$", "", name[1:-1])}#{place}"'
+        text = re.sub(re.escape(name) + "(?!:)", numbered, text)  # values, not keys
+    return json.loads(text)
+
+
+def array_digest_of(value: Any) -> str:
+    """Return a short digest of an array, a tensor or a variable."""
+    array = keras.ops.convert_to_numpy(value) if keras.ops.is_tensor(value) else np.asarray(value)
+    return short_digest(repr(array.tolist()) if array.dtype.hasobject else array_digest(array))

@@ -1,0 +1,47 @@
+"""Files that are written completely or not at all, and digests of content."""
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+
+@contextlib.contextmanager
+def atomic_write(path: Path) -> Iterator[BinaryIO]:
+    """Open a binary file that replaces `path` when the `with` block ends; an error leaves no trace.
+
+    Raises `OSError` if the disk is full or the folder cannot be written.
+    """
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def array_digest(*arrays: np.ndarray) -> str:
+    """Return one sha256 over the shapes, dtypes and bytes of all arrays, in their order."""
+    sha = hashlib.sha256()
+    for array in arrays:
+        sha.update(repr((array.shape, array.dtype.str)).encode())
+        sha.update(np.ascontiguousarray(array).tobytes())
+    return sha.hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """Return the sha256 of a file."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def short_digest(value: Any) -> str:
+    """Return sixteen hexadecimal digits of the sha256 of a value that JSON can hold."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]

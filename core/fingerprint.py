@@ -1,0 +1,100 @@
+"""The fingerprint of a training run: all that would make it another run if it were changed.
+
+core/code_reader.py describes the model, the optimiser, the batches and the callbacks, with all code
+of ours behind them. Installed packages count by version. Whatever cannot be read is listed under
+"unreadable", and then the fingerprint equals no other.
+"""
+
+import importlib.metadata
+import json
+import platform
+import re
+import secrets
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+
+from core.code_reader import CodeReader, array_digest_of, installed_distributions
+from core.files import short_digest
+
+OF_ONE_SEED = {"images", "labels", "seed"}  # settings of batches that differ among compared runs
+
+
+def of_training_run(
+    model: keras.Model, batches: Any, epochs: int, callbacks=(), replicas: int = 1, **fit_arguments
+) -> dict:
+    """Return what defines a training run as a dictionary that JSON can hold.
+
+    The model is compiled, and its present weights count. `fit_arguments` are those of `model.fit`.
+    Callbacks with a true attribute `only_watches` do not count.
+    """
+    reader, backend = CodeReader(model.variables), keras.backend.backend()
+    counted = [each for each in callbacks if not getattr(each, "only_watches", False)]
+    fingerprint = {
+        "epochs": epochs,
+        "model": reader.read(model, "model"),
+        "optimizer": reader.read(model.optimizer, "optimizer"),
+        "compile": reader.read(model._compile_config.config, "compile"),
+        "batches": reader.read(batches, "batches"),
+        "callbacks": reader.read(counted, "callbacks"),
+        "fit": reader.read(fit_arguments, "fit"),
+        "precision": keras.config.dtype_policy().name,
+        "replicas": replicas,
+        "first weights": short_digest([array_digest_of(each) for each in model.variables]),
+        "used": reader.used,
+        "versions": _versions({"keras", "numpy", backend} | reader.packages),
+    }
+    if reader.unreadable:
+        fingerprint |= {"unreadable": sorted(reader.unreadable), "chance": secrets.token_hex(8)}
+    return json.loads(json.dumps(fingerprint))
+
+
+def key(fingerprint: dict) -> str:
+    """Return eight hexadecimal digits: equal ones mean the same training run."""
+    return short_digest(fingerprint)[:8]
+
+
+def recipe(fingerprint: dict) -> str:
+    """Return eight digits that are equal for runs that differ in seed and training images alone."""
+    batches, settings = fingerprint["batches"], fingerprint["batches"].get("state", {})
+    settings = {name: value for name, value in settings.items() if name not in OF_ONE_SEED}
+    rest = {name: value for name, value in fingerprint.items() if name != "first weights"}
+    return short_digest(rest | {"batches": batches | {"state": settings}})[:8]
+
+
+def difference(now: dict, before: dict, most: int = 3) -> str:
+    """Return in words what could not be read or, if all could, what differs."""
+    if "unreadable" in now:
+        return "; ".join(now["unreadable"][:most])
+    new, old = dict(_leaves(now)), dict(_leaves(before))
+    names = [name for name in new | old if name not in new or new[name] != old.get(name, new)]
+    changes = [_change(name, new, old) for name in names[:most]]
+    return "; ".join(changes + ([f"and {len(names) - most} more"] if len(names) > most else []))
+
+
+def _change(name: str, now: dict, before: dict) -> str:
+    words = name.removeprefix("used.")
+    if name not in before or name not in now:
+        return f"{words} is {'new' if name in now else 'gone'}"
+    if re.fullmatch(r"[0-9a-f]{16}", str(now[name])):  # a digest says nothing to a reader
+        return f"{words} changed"
+    return f"{words} is {now[name]!r}, was {before[name]!r}"
+
+
+def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the path and the value of each leaf of nested dictionaries and lists."""
+    if not isinstance(value, (dict, list)) or (path and not value):
+        yield path, value
+        return
+    for name, part in value.items() if isinstance(value, dict) else enumerate(value):
+        yield from _leaves(part, f"{path}.{name}" if path else str(name))
+
+
+def _versions(packages: set) -> dict:
+    """Return the version of Python and those of the installed packages among `packages`."""
+    found = {"python": platform.python_version().rpartition(".")[0]}
+    for package in sorted(packages):
+        for distribution in installed_distributions().get(package, ())[:1]:
+            found[package] = importlib.metadata.version(distribution)
+    return found
