@@ -1,0 +1,50 @@
+"""What only a person in Jupyter sees: figures that grow during training, and sliders."""
+
+from collections.abc import Callable
+
+import ipywidgets
+import keras
+import matplotlib.pyplot as plt
+from IPython import get_ipython
+from IPython.display import HTML, display
+
+import core
+
+
+class LiveFigure(keras.callbacks.Callback):
+    """One figure above the progress bar, updated after each epoch; a headless run shows none.
+
+    `draw` takes a history, a dictionary with a list per metric, and returns the figure.
+    """
+
+    only_watches = True
+
+    def __init__(self, draw: Callable):
+        super().__init__()
+        self.draw, self.history, self.shown = draw, {}, None
+
+    def on_train_begin(self, logs=None):
+        if not core.HEADLESS and get_ipython() is not None:
+            self.shown = display(HTML(""), display_id=True)  # its place, above what is printed
+
+    def on_epoch_end(self, epoch, logs=None):
+        for name, value in (logs or {}).items():
+            self.history = self.history | {name: [*self.history.get(name, []), value]}
+        if self.shown:
+            figure = self.draw(self.history)
+            self.shown.update(figure)
+            plt.close(figure)
+
+
+def play(show: Callable, **choices) -> None:
+    """Call `show` with values that a reader chooses: a slider for a range, a menu for a list.
+
+    A headless run takes the first value of each.
+    """
+    if core.HEADLESS:
+        show(**{name: values[0] for name, values in choices.items()})
+        return
+    for name, values in choices.items():
+        if isinstance(values, range):
+            choices[name] = ipywidgets.SelectionSlider(options=values)
+    ipywidgets.interact(show, **choices)

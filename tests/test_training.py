@@ -1,0 +1,406 @@
+"""Training runs that are interrupted in every way, and reused only if they are the same run."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+from unittest import mock
+
+import filelock
+import keras
+import numpy as np
+import pytest
+
+from core import checkpoints, layers, training
+from core.batches import Batches
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def tiny_data(n=320):
+    rng = np.random.default_rng(0)
+    labels = np.arange(n) % 4
+    brightness = (40 * labels[:, None, None, None]).astype(np.uint8)
+    return rng.integers(0, 80, (n, 32, 32, 3), np.uint8) + brightness, labels
+
+
+def tiny_batches(**changes):
+    return Batches(*tiny_data(), **{"batch_size": 32, "seed": 1, "classes": 4} | changes)
+
+
+def tiny_model(
+    rate=1e-2,
+    activation="relu",
+    dropout=0.3,
+    loss="categorical_crossentropy",
+    optimizer=keras.optimizers.Adam,
+    seed=0,
+):
+    """Everything that has a state: batch norm, dropout's seed, an optimiser with a schedule."""
+    keras.utils.set_random_seed(seed)
+    image = keras.Input((32, 32, 3), dtype="uint8")
+    x = keras.layers.Rescaling(1 / 255)(image)
+    x = keras.layers.Conv2D(4, 3, strides=4)(x)
+    x = keras.layers.Activation(activation)(layers.BatchNormalization()(x))
+    x = keras.layers.Dropout(dropout)(keras.layers.Flatten()(x))
+    model = keras.Model(image, keras.layers.Dense(4, activation="softmax")(x))
+    schedule = keras.optimizers.schedules.CosineDecay(rate, 60)
+    model.compile(optimizer(schedule), loss, metrics=["accuracy"])
+    return model
+
+
+def train(folder, epochs=5, callbacks=(), patience=10, model=None, batches=None, **arguments):
+    """Train the tiny model for epochs of ten steps; there is a checkpoint after every epoch."""
+    model = model or tiny_model()
+    images, labels = tiny_data(64)
+    stopping = keras.callbacks.EarlyStopping(
+        "val_loss", patience=patience, restore_best_weights=True
+    )
+    run = training.fit(
+        model,
+        batches or tiny_batches(),
+        epochs=epochs,
+        folder=folder,
+        callbacks=[*callbacks, stopping],
+        validation_data=(images, np.eye(4, dtype="float32")[labels]),
+        **{"verbose": 0, "checkpoint_seconds": 0} | arguments,
+    )
+    checkpoints.release(folder)
+    return model, run
+
+
+class Stop(Exception):
+    pass
+
+
+class StopAt(keras.callbacks.Callback):
+    only_watches = True  # with it, the run is the same run
+
+    def __init__(self, epoch, step):
+        super().__init__()
+        self.at = epoch, step
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch
+
+    def on_train_batch_end(self, batch, logs=None):
+        if (self.epoch, batch) == self.at:
+            raise Stop
+
+
+def interrupt(folder, epoch, step, trainer=train, **choices):
+    with pytest.raises(Stop):
+        trainer(folder, callbacks=[StopAt(epoch, step)], **choices)
+    checkpoints.release(folder)
+
+
+def nothing_trained():
+    """Fail within a `with` block if a model's `fit` is called."""
+    return mock.patch.object(keras.Model, "fit", side_effect=AssertionError("trained again"))
+
+
+def assert_same(one, other):
+    for mine, theirs in zip(one[0].variables, other[0].variables, strict=True):
+        np.testing.assert_array_equal(np.array(mine), np.array(theirs))
+    assert one[1]["history"] == other[1]["history"]
+    assert one[1]["steps"] == other[1]["steps"]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run without interruption, and its folder, which no test changes."""
+    folder = tmp_path_factory.mktemp("whole")
+    return *train(folder), folder
+
+
+def test_a_run_learns_and_says_what_it_was_given(whole):
+    _, run, folder = whole
+    assert run["history"]["accuracy"][-1] > 0.5  # chance is 0.25
+    given = {"steps": 50, "epochs": 5, "epochs_run": 5, "trained_on": 320, "batch_size": 32}
+    given |= {"seed": 1, "optimizer": "adam", "precision": "float32", "replicas": 1}
+    assert {name: run[name] for name in given} == given
+    assert run["recipe"] != run["fingerprint"]
+    assert (folder / run["fingerprint"]).is_dir()
+
+
+@pytest.mark.parametrize(("epoch", "step"), [(0, 4), (2, 0), (4, 9)])
+def test_a_resumed_run_ends_in_the_same_bits(tmp_path, whole, epoch, step):
+    interrupt(tmp_path, epoch, step)
+    assert_same(train(tmp_path), whole)
+
+
+@pytest.mark.slow
+def test_early_stopping_is_the_same_after_an_interruption(tmp_path):
+    choices = {"epochs": 30, "patience": 1}
+    uninterrupted = train(tmp_path / "a", model=tiny_model(rate=0.3), **choices)
+    n = uninterrupted[1]["epochs_run"]
+    assert n < 30
+    assert uninterrupted[1]["steps"] == 10 * n
+    interrupt(tmp_path / "b", n - 1, 5, model=tiny_model(rate=0.3), **choices)
+    assert_same(train(tmp_path / "b", model=tiny_model(rate=0.3), **choices), uninterrupted)
+
+
+@pytest.mark.slow
+def test_a_run_killed_after_its_last_epoch_still_gets_its_best_weights(tmp_path):
+    """Early stopping restores them at the very end, after the last epoch's checkpoint."""
+    choices = {"epochs": 30, "patience": 1}
+    uninterrupted = train(tmp_path / "a", model=tiny_model(rate=0.3), **choices)
+    end = mock.patch.object(training._Saver, "on_train_end", side_effect=Stop)
+    with end, pytest.raises(Stop):
+        train(tmp_path / "b", model=tiny_model(rate=0.3), **choices)
+    checkpoints.release(tmp_path / "b")
+    assert_same(train(tmp_path / "b", model=tiny_model(rate=0.3), **choices), uninterrupted)
+
+
+def test_a_finished_run_is_not_repeated_unless_resume_is_false(whole, tmp_path):
+    folder = shutil.copytree(whole[2], tmp_path / "copy")
+    with nothing_trained():
+        assert_same(train(folder), whole)
+        with pytest.raises(AssertionError, match="trained again"):
+            train(folder, resume=False)
+    checkpoints.release(folder)
+
+
+class Halver(keras.callbacks.Callback):
+    """Changes what is learned: it does not only watch."""
+
+    def on_epoch_end(self, epoch, logs=None):
+        kernel = self.model.layers[-1].kernel
+        kernel.assign(kernel / 2)
+
+
+CHANGES = {
+    "activation": (lambda: {"model": tiny_model(activation="tanh")}, "is 'tanh', was 'relu'"),
+    "order": (lambda: {"batches": tiny_batches(seed=2)}, "batches.state.seed is 2, was 1"),
+    "callback": (lambda: {"callbacks": [Halver()]}, "callbacks.0.class is 'Halver', was"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_changed_run_is_trained_from_the_start_and_says_why(tmp_path, whole, capsys, change):
+    """Nothing of the old run may be taken for the new one's; going back finds the old one."""
+    folder = shutil.copytree(whole[2], tmp_path / "copy")
+    changes, words = CHANGES[change]
+    _, run = train(folder, **changes())
+    printed = capsys.readouterr().out
+    assert "copy: trained from the start, because the run changed: " in printed
+    assert words in printed
+    assert printed.count("\n") == 1
+    assert run["history"] != whole[1]["history"]
+    with nothing_trained():
+        assert_same(train(folder), whole)
+
+
+@pytest.mark.slow
+def test_an_unfinished_run_is_found_again_after_another_and_differences_are_from_the_last(
+    tmp_path, whole, capsys
+):
+    interrupt(tmp_path, 3, 2)
+    for rate in (0.02, 0.03):
+        train(tmp_path, model=tiny_model(rate=rate), epochs=1)
+    assert "is 0.03, was 0.02" in capsys.readouterr().out
+    assert_same(train(tmp_path), whole)
+
+
+def test_what_cannot_be_read_is_named_and_never_reused(tmp_path, capsys):
+    def loss(y, p):
+        return keras.ops.mean(p) * globals().get("K", 1.0)
+
+    for _ in range(2):
+        train(tmp_path, epochs=1, model=tiny_model(loss=loss))
+        printed = capsys.readouterr().out
+        assert "this run cannot be reused later, as part is unreadable" in printed
+        assert "loss uses globals" in printed
+        assert "found" not in printed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tenth", [0, 5, 9])
+def test_a_torn_checkpoint_gives_way_to_the_one_before(tmp_path, whole, tenth):
+    interrupt(tmp_path, 3, 2)
+    _, newest = sorted(tmp_path.glob("*/*.npz"))
+    newest.write_bytes(newest.read_bytes()[: newest.stat().st_size * tenth // 10])
+    torn = next(tmp_path.glob("*/fingerprint.json"))
+    torn.write_text(torn.read_text(encoding="utf-8")[:100], encoding="utf-8")
+    with pytest.warns(UserWarning, match=f"{newest.name} is damaged"):
+        assert_same(train(tmp_path), whole)
+
+
+@pytest.mark.slow
+def test_flipped_bytes_never_pass(tmp_path):
+    train(tmp_path, epochs=1)
+    (path,) = tmp_path.glob("*/*.npz")
+    content, rng = path.read_bytes(), np.random.default_rng(0)
+    original = checkpoints.read(path)
+    for position in rng.integers(0, len(content), 60):
+        flipped = bytes([content[position] ^ 255])
+        path.write_bytes(content[:position] + flipped + content[position + 1 :])
+        try:
+            state = checkpoints.read(path)
+        except Exception:
+            continue
+        for group, arrays in original["arrays"].items():  # a byte that no reader looks at
+            for mine, theirs in zip(state["arrays"][group], arrays, strict=True):
+                np.testing.assert_array_equal(mine, theirs)
+
+
+def test_checkpoints_are_ten_seconds_apart_and_the_last_two_are_kept(tmp_path, whole):
+    assert_same(train(tmp_path, checkpoint_seconds=1000), whole)
+    files = [
+        sorted(path.name for path in folder.glob("*/*.npz")) for folder in (whole[2], tmp_path)
+    ]
+    assert files == [["00004.npz", "00005.npz"], ["00005.npz"]]
+    assert not list(whole[2].glob("*/*.partial"))
+
+
+def test_a_log_file_gets_one_line_per_epoch_with_the_time_left(tmp_path, capsys):
+    keras.config.disable_interactive_logging()
+    try:
+        training.fit(tiny_model(), tiny_batches(), epochs=2, folder=tmp_path / "vgg16")
+    finally:
+        keras.config.enable_interactive_logging()
+    checkpoints.release(tmp_path / "vgg16")
+    lines = capsys.readouterr().out.splitlines()
+    assert [line[:20] for line in lines] == ["vgg16: epoch   1/2  ", "vgg16: epoch   2/2  "]
+    assert "0.0 min left  accuracy " in lines[1]
+
+
+@pytest.mark.slow
+def test_a_full_disk_costs_the_checkpoint_and_not_the_run(tmp_path):
+    """A limit of file sizes makes the kernel refuse to write more, as a full disk does."""
+    script = f"""
+        import resource, signal, sys
+        sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "tests")!r}]
+        import test_training
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+        print(test_training.train({str(tmp_path)!r}, epochs=2)[1]["steps"])
+    """
+    command = [sys.executable, "-c", textwrap.dedent(script)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.stdout.strip().endswith("20"), done.stderr
+    assert "No checkpoint was written" in done.stderr
+    assert "File too large" in done.stderr
+    assert not [path for path in tmp_path.glob("*/*") if path.suffix in (".npz", ".partial")]
+
+
+def test_a_second_run_is_refused_at_once_and_touches_nothing(tmp_path):
+    with filelock.FileLock(tmp_path / "lock"):
+        before = sorted(tmp_path.iterdir())
+        with pytest.raises(checkpoints.CheckpointError, match="in use by another run"):
+            train(tmp_path)
+        assert sorted(tmp_path.iterdir()) == before
+    checkpoints.claim(tmp_path)
+    checkpoints.release(tmp_path)
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "results").write_text("a file where a folder should be", encoding="utf-8")
+    with pytest.raises(checkpoints.CheckpointError, match=r"results.* cannot be written"):
+        checkpoints.claim(tmp_path / "results" / "run")
+
+
+@pytest.mark.skipif(
+    not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can change the user"
+)
+def test_a_read_only_folder_is_named(tmp_path):
+    tmp_path.chmod(0o755)
+    (tmp_path / "run").mkdir(mode=0o755)
+    os.seteuid(65534)
+    try:
+        with pytest.raises(checkpoints.CheckpointError, match=r"run cannot be written: .*denied"):
+            checkpoints.claim(tmp_path / "run")
+    finally:
+        os.seteuid(0)
+        checkpoints.release(tmp_path / "run")
+
+
+class Poison(keras.callbacks.Callback):
+    def on_train_batch_begin(self, batch, logs=None):
+        if self.model.optimizer.iterations == 24:
+            kernel = self.model.layers[-1].kernel
+            kernel.assign(kernel * float("nan"))
+
+
+def test_nan_stops_within_the_step_and_names_it(tmp_path):
+    with pytest.raises(training.DivergedError, match=r"epoch 3, step 5: .*'loss': nan"):
+        train(tmp_path, callbacks=[Poison()])
+    checkpoints.release(tmp_path)
+    state = checkpoints.read(max(tmp_path.glob("*/*.npz")))
+    assert state["epoch"] == 2
+    assert all(np.isfinite(array).all() for array in state["arrays"]["model"])
+
+
+class PressStop(keras.callbacks.Callback):
+    only_watches = True
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self.model.optimizer.iterations == 33:
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_an_interrupted_cell_can_be_run_again(tmp_path, whole):
+    """SIGINT, as Jupyter's stop button sends it; the kernel and its claim on the folder live on."""
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # as in a kernel
+    try:
+        with pytest.raises(KeyboardInterrupt, match="Run it again") as error:
+            train(tmp_path, callbacks=[PressStop()])
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    assert not any("keras" in str(entry.path) for entry in error.traceback)
+    assert_same(train(tmp_path), whole)
+
+
+def being_saved(folder, since):
+    """Whether a checkpoint is half written, other than one that an earlier kill left behind."""
+    try:
+        return any(path.stat().st_mtime > since for path in folder.glob("*/*.partial"))
+    except FileNotFoundError:  # renamed in the meantime
+        return False
+
+
+def kill_at_random_moments(folder, module, trainer):
+    """Kill a run with -9 during steps and saves and start it again; the caller trains to the end.
+
+    `make soak` kills twenty times (KILLS), `make test` twice.
+    """
+    kills = int(os.environ.get("KILLS", "2"))
+    script = f"""
+        import sys
+        sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "tests")!r}]
+        import os, time, core, keras, {module}
+        class Tell(keras.callbacks.Callback):
+            only_watches = True
+            def on_train_batch_end(self, batch, logs=None):
+                print("step", flush=True)
+        fsync = os.fsync
+        def slow_disk(file):
+            fsync(file)
+            print("save", flush=True)
+            time.sleep(float(sys.argv[1]))
+        os.fsync = slow_disk
+        {module}.{trainer}({str(folder)!r}, callbacks=[Tell()])
+    """
+    rng, torn = np.random.default_rng(0), 0
+    for kill in range(kills):
+        event, disk = ("save", "60") if kill % 2 else ("step", "0.2")
+        command = [sys.executable, "-c", textwrap.dedent(script), disk]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        since = time.time()
+        next(line for line in process.stdout if line.strip() == event)
+        time.sleep(0 if kill % 2 else rng.uniform(0, 0.4))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        torn += being_saved(folder, since)
+    print(f"{trainer}: {kills} kills, {torn} of them in the middle of a save")
+    assert torn >= kills // 2
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments(tmp_path, whole):
+    kill_at_random_moments(tmp_path / "run", "test_training", "train")
+    assert_same(train(tmp_path / "run"), whole)
