@@ -1,0 +1,204 @@
+"""Fast layers give Keras's numbers; and what importing `core` does to a process."""
+
+import contextlib
+import os
+import platform
+import subprocess
+import sys
+import textwrap
+from unittest import mock
+
+import keras
+import numpy as np
+import pytest
+from conftest import HAS_AVX512, ROOT
+
+from core import layers, optimizers
+
+tf = pytest.importorskip("tensorflow")
+
+
+@pytest.mark.parametrize("choices", [{}, {"axis": 3}, {"axis": 1}, {"renorm": True}])
+def test_batch_normalization_gives_keras_s_numbers(choices):
+    x = np.random.default_rng(0).normal(2, 3, (16, 5, 5, 5)).astype("float32")
+    ours, theirs = layers.BatchNormalization(**choices), keras.layers.BatchNormalization(**choices)
+    np.testing.assert_allclose(ours(x, training=True), theirs(x, training=True), atol=1e-4)
+    for one, other in zip(ours.get_weights(), theirs.get_weights(), strict=True):
+        np.testing.assert_allclose(one, other, rtol=2e-3, atol=1e-6)  # n - 1 pixels instead of n
+    ours.set_weights(theirs.get_weights())
+    np.testing.assert_allclose(ours(x, training=False), theirs(x, training=False), atol=1e-4)
+
+
+def outputs_and_gradients(layer, images):
+    """Return a layer's outputs, and the gradients of their squares by images and weights."""
+    weights = [weight.value for weight in layer.weights]
+    with tf.GradientTape() as tape:
+        tape.watch(images)
+        outputs = tf.cast(layer(images), "float32")
+        loss = tf.reduce_sum(outputs**2)
+    return outputs, *tape.gradient(loss, [images, *weights])
+
+
+def normal(*shape):
+    return tf.constant(np.random.default_rng(0).normal(size=shape), "float32")
+
+
+def operations(function):
+    """Return the types of TensorFlow's operations in a traced function."""
+    return [each.type for each in function.get_concrete_function().graph.get_operations()]
+
+
+@pytest.mark.parametrize(
+    ("size", "strides", "products"), [(4, 1, True), (8, 1, True), (16, 1, False), (8, 2, False)]
+)
+def test_gradients_of_a_small_convolution_in_bfloat16_are_keras_s(size, strides, products):
+    """On small images, matrix products give the gradient of the kernel."""
+    if not products and not HAS_AVX512:
+        pytest.skip("TensorFlow's own bfloat16 gradients are coarser without AVX-512")
+    images, choices = normal(4, size, size, 128), {"padding": "same", "use_bias": False}
+    ours = layers.Conv2D(8, 3, strides, dtype="mixed_bfloat16", **choices)
+    theirs = keras.layers.Conv2D(8, 3, strides, dtype="float32", **choices)
+    ours.build(images.shape), theirs.build(images.shape)
+    ours.set_weights(theirs.get_weights())
+    results = outputs_and_gradients(ours, images), outputs_and_gradients(theirs, images)
+    for one, other in zip(*results, strict=True):
+        np.testing.assert_allclose(one, other, atol=0.02 * np.abs(other).max())  # 8 bits
+    used = operations(tf.function(lambda: outputs_and_gradients(ours, images)))
+    assert ("Conv2DBackpropFilter" in used) != products
+
+
+@pytest.mark.parametrize("name", ["Conv2D", "Conv2DTranspose"])
+@pytest.mark.parametrize("padding", ["same", "valid"])
+@pytest.mark.parametrize(("size", "strides"), [(3, 1), (4, 2), (1, 2)])
+def test_a_convolution_in_halves_is_keras_s(monkeypatch, size, strides, padding, name):
+    monkeypatch.setattr(layers, "ONE_CORE_PER_OPERATION", True)
+    ours, theirs = (  # 8 channels: with fewer, Keras's crashes the process without AVX-512
+        getattr(source, name)(8, size, strides, padding=padding, activation="tanh")
+        for source in (layers, keras.layers)
+    )
+    ours.build((None, 7, 7, 8)), theirs.build((None, 7, 7, 8))
+    ours.set_weights(theirs.get_weights())
+
+    @tf.function(input_signature=[tf.TensorSpec((None, 7, 7, 8))])  # any batch size, as in `fit`
+    def both(images):
+        return outputs_and_gradients(ours, images), outputs_and_gradients(theirs, images)
+
+    for n in (1, 2, 5):
+        for one, other in zip(*both(normal(n, 7, 7, 8)), strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+    if (name, padding) != ("Conv2DTranspose", "valid"):  # which is Keras's own
+        forward = {"Conv2D": "Conv2D", "Conv2DTranspose": "Conv2DBackpropInput"}[name]
+        assert operations(both).count(forward) == 2 + 1
+    any_size = keras.Input((None, None, 8))
+    assert ours(any_size).shape == theirs(any_size).shape
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_one_switch_makes_every_layer_and_optimiser_keras_s_own(monkeypatch, enabled):
+    monkeypatch.setattr(layers, "ENABLED", enabled)
+    fast = [(tf.raw_ops, "FusedBatchNormV3"), (tf.raw_ops, "ResourceApplyAdam")]
+    fast += [(layers, "_convolve"), (layers, "_convolve_transposed")]
+    with contextlib.ExitStack() as stack:
+        patches = [mock.patch.object(at, name, wraps=getattr(at, name)) for at, name in fast]
+        spies = [stack.enter_context(patch) for patch in patches]
+        image = keras.Input((8, 8, 3))
+        x = layers.Conv2D(2, 3, padding="same")(image)
+        x = layers.BatchNormalization()(layers.Conv2DTranspose(2, 4, 2, padding="same")(x))
+        model = keras.Model(image, keras.layers.Dense(1)(keras.layers.Flatten()(x)))
+        model.compile(optimizers.Adam(), "mse")
+        model.train_on_batch(np.zeros((2, 8, 8, 3)), np.zeros((2, 1)))
+    assert [spy.called for spy in spies] == [enabled] * 4
+
+
+def run_process(script, **environment):
+    """Run a script in a new process; return what it prints and what it writes to stderr."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("TF_")}
+    command = [sys.executable, "-c", textwrap.dedent(script)]
+    environment = inherited | environment
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split(), done.stderr.splitlines()
+
+
+def test_on_two_cores_an_operation_has_one():
+    script = """
+        import os
+        os.cpu_count = lambda: {}
+        import core
+        print(os.environ.get("TF_NUM_INTRAOP_THREADS"))
+    """
+    printed = [run_process(script.format(cores))[0] for cores in (1, 2, 8)]
+    assert printed == [["None"], ["1"], ["None"]]
+    assert run_process(script.format(2), TF_NUM_INTRAOP_THREADS="2")[0] == ["2"]
+
+
+@pytest.fixture(scope="module")
+def process():
+    """What a new process prints, and writes to stderr, that imports Keras and tries three things.
+
+    TensorFlow has to warn. The shortcut of a narrow ResNet has to have the right gradients (with
+    Keras's own, the process may crash). Large arrays have to reuse memory after a `fit`.
+    """
+    return run_process("""
+        import core, keras, sys
+        print("imported", file=sys.stderr)
+
+        import contextlib, resource
+        import numpy as np, tensorflow as tf
+        from core import layers, training
+        from core.batches import Batches
+
+        with contextlib.suppress(tf.errors.NotFoundError):
+            tf.io.read_file("missing.so")
+
+        def compare(layer, images, read):
+            layer.build(images.shape)
+            kernel, transposed = layer.kernel.value, isinstance(layer, layers.Conv2DTranspose)
+            with tf.GradientTape(persistent=True) as tape:
+                ours = tf.reduce_sum(layer(images) ** 2)
+                theirs = tf.matmul(read, kernel[0, 0], transpose_b=transposed)
+                theirs = tf.reduce_sum(theirs**2)
+            np.testing.assert_allclose(ours, theirs, rtol=1e-4)
+            gradients = tape.gradient(ours, kernel), tape.gradient(theirs, kernel)
+            np.testing.assert_allclose(*gradients, rtol=1e-3, atol=1e-3)
+
+        for channels in (3, 4, 8) * 20:
+            choices = {"padding": "same", "use_bias": False}
+            images = tf.random.normal((5, 14, 14, channels))
+            compare(layers.Conv2D(channels, 1, 2, **choices), images, images[:, ::2, ::2])
+            compare(layers.Conv2D(channels, 1, (2, 3), **choices), images, images[:, ::2, ::3])
+            compare(layers.Conv2DTranspose(channels, 1, 2, **choices), images, images)
+        print("equal")
+
+        pixels = keras.Input((32, 32, 3))
+        model = keras.Model(pixels, keras.layers.Dense(100)(keras.layers.Flatten()(pixels)))
+        model.compile("sgd", "mse")
+        batches = Batches(np.zeros((8, 32, 32, 3), "uint8"), np.zeros(8, int), 4)
+        model.fit(batches, verbose=0, callbacks=[training.ReuseMemory()])
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        for _ in range(100):
+            np.ones(2**20, "uint8")
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    """)
+
+
+@pytest.mark.slow
+def test_importing_keras_prints_at_most_three_lines_and_hides_no_warning(process):
+    """TensorFlow 2.21 contains its runtime twice and prints each of them twice, with the time.
+
+    That a CUDA library is missing is one of its warnings, at the first operation.
+    """
+    start = process[1].index("imported")
+    assert len({line.rpartition("]")[2] for line in process[1][:start]}) <= 3
+    assert any("missing.so" in line for line in process[1][start:])
+
+
+@pytest.mark.slow
+def test_a_1x1_convolution_of_few_channels_skips_pixels(process):
+    assert process[0][0] == "equal"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc alone has the setting")
+def test_a_training_step_reuses_the_memory_of_the_one_before(process):
+    assert int(process[0][1]) < 1000  # mapped anew each time, these arrays have 25,600 pages
