@@ -1,210 +1,180 @@
-"""What the three notebooks share: load, split, normalise, merge, plot. What lies below is in core/, a subject a file."""
+"""What the three notebooks share: load, split, normalise, merge, plot. Read this file first."""
 
-import core  # first: it prepares TensorFlow, which Keras loads
-
-import importlib.util
 import textwrap
+from collections.abc import Sequence
+from pathlib import Path
 
-import ipywidgets
-import keras
 import matplotlib.pyplot as plt
 import numpy as np
 import seaborn
-from IPython import get_ipython
-from IPython.display import display
+from matplotlib.figure import Figure
 
-from core import cifar100
-from core.cifar100 import DataError
-from core.parameters import made_with
+from core import datasets
+from core.cifar100 import DataError, Dataset
+from core.streams import random_stream
 
-# ---------------------------------------------------------------------------------------------------- load, split
+# --------------------------------------------------------------------------------- load, split
 
 
-def load(name):
-    """Return the `Dataset` called `name`: "cifar100", which is downloaded where it is not on disk, or "shapes100", the stand-in.
+def load(name: str) -> Dataset:
+    """Return the dataset "cifar100", or its built-in stand-in "shapes100".
 
-    Raises `DataError` where a file was altered, or where there is neither a copy nor a network.
+    CIFAR-100 is downloaded if it is not on disk. Raises `DataError` if a file was altered, or if
+    there is neither a copy nor a network.
     """
-    made_with(DATASET=name)
-    return cifar100.load(name)
+    return datasets.load(name)
 
 
-def split(labels, validation=0.1, real_fraction=1.0, seed=0):
-    """Return disjoint, sorted train and validation indices, stratified by class; they depend on `seed` alone.
+def split(
+    labels: np.ndarray, validation: float = 0.1, real_fraction: float = 1.0, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return sorted, disjoint indices of training and validation images, stratified by class.
 
-    `real_fraction` keeps that part of the training split; the validation split stays as it is.
+    `labels` are those of the official training images (n,). `real_fraction` (0 to 1) keeps that
+    part of the training images, at least one per class; the validation images stay the same.
     """
-    made_with(REAL_FRACTION=real_fraction)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)  # the published generators were trained on this very split
     train, held_out = [], []
     for label in np.unique(labels):
         indices = rng.permutation(np.flatnonzero(labels == label))
         n = round(len(indices) * validation)
+        kept = max(1, round((len(indices) - n) * real_fraction))
         held_out.append(indices[:n])
-        train.append(indices[n:][: max(1, round((len(indices) - n) * real_fraction))])
+        train.append(indices[n : n + kept])
     return np.sort(np.concatenate(train)), np.sort(np.concatenate(held_out))
 
 
-def long_tail(labels, imbalance, seed=0):
-    """Return sorted indices of a long-tailed part of a training split: exponentially fewer images from class to class.
+# ----------------------------------------------------------------------------------- normalise
 
-    Of the first class there are `imbalance` times as many as of the last (Cui et al., 2019); 1 keeps all. `seed` decides which
-    class comes where, and which images stay.
+
+def to_bytes(images: np.ndarray) -> np.ndarray:
+    """Return images of -1 to 1 (float) as 0 to 255 (`uint8`), as a PNG file holds them."""
+    levels = (np.asarray(images, "float32") + 1.0) * 127.5
+    return np.clip(np.round(levels), 0, 255).astype("uint8")
+
+
+def channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the mean and the variance (3,) of each channel of `uint8` images (n, 32, 32, 3).
+
+    They are on the scale 0 to 255, and computed from counts, without a float copy of the images.
     """
-    made_with(IMBALANCE=imbalance)
-    rng = np.random.default_rng((seed, 21))
-    chosen = []
-    for place, label in enumerate(rng.permutation(100)):
-        indices = rng.permutation(np.flatnonzero(labels == label))
-        chosen.append(indices[: max(1, round(len(indices) * imbalance ** (-place / 99)))])
-    return np.sort(np.concatenate(chosen))
+    levels, mean, variance = np.arange(256), np.zeros(3), np.zeros(3)
+    for channel in range(3):
+        counts = np.bincount(images[..., channel].ravel(), minlength=256)
+        mean[channel] = np.average(levels, weights=counts)
+        variance[channel] = np.average((levels - mean[channel]) ** 2, weights=counts)
+    return mean, variance
 
 
-# ---------------------------------------------------------------------------------------------------- normalise
+# --------------------------------------------------------------------------------------- merge
 
 
-def to_bytes(images):
-    """`float` -1..1 to `uint8` 0..255, as a PNG holds them."""
-    return np.clip(np.round((np.asarray(images, "float32") + 1.0) * 127.5), 0, 255).astype("uint8")
+def merge(
+    images: np.ndarray,
+    labels: np.ndarray,
+    synthetic_images: np.ndarray,
+    synthetic_labels: np.ndarray,
+    per_class: int,
+    seed: int = 0,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return training images and labels with `per_class` synthetic images of each class, shuffled.
 
-
-def channel_statistics(images):
-    """Return mean and variance (3,) of each channel, on the 0..255 scale, without a float copy of the images."""
-    counts = [np.bincount(images[..., channel].ravel(), minlength=256) for channel in range(3)]
-    levels = np.arange(256)
-    mean = np.array([np.average(levels, weights=count) for count in counts])
-    return mean, np.array([np.average((levels - m) ** 2, weights=c) for m, c in zip(mean, counts, strict=True)])
-
-
-# ---------------------------------------------------------------------------------------------------- merge
-
-
-def merge(images, labels, synthetic_images, synthetic_labels, per_class, seed=0):
-    """Add the first `per_class` synthetic images of each class to a training split and shuffle by `seed`; 0 leaves it as it is.
-
-    Raises `DataError` where a class of the training split has fewer.
+    Images are `uint8` (n, 32, 32, 3), labels `int` (n,). With `per_class = 0` the real images are
+    returned as they are. Raises `DataError` if a class has fewer synthetic images.
     """
-    made_with(SYNTHETIC_PER_CLASS=per_class)
-    if not per_class:
+    if per_class == 0:
         return images, labels
     chosen = [np.flatnonzero(synthetic_labels == label)[:per_class] for label in np.unique(labels)]
-    short = min(len(indices) for indices in chosen)
-    if short < per_class:
-        raise DataError(f"SYNTHETIC_PER_CLASS = {per_class}: a class has only {short} (notebook 1 draws IMAGES_PER_CLASS)")
-    chosen = np.concatenate(chosen).astype(int)
-    order = np.random.default_rng(seed).permutation(len(images) + len(chosen))
-    merged = np.concatenate([images, synthetic_images[chosen]])
-    return merged[order], np.concatenate([labels, synthetic_labels[chosen]])[order]
+    fewest = min(len(indices) for indices in chosen)
+    if fewest < per_class:
+        advice = "Notebook 1 draws IMAGES_PER_CLASS of them"
+        raise DataError(f"SYNTHETIC_PER_CLASS = {per_class}: a class has only {fewest}. {advice}.")
+    chosen = np.concatenate(chosen)
+    merged_images = np.concatenate([images, synthetic_images[chosen]])
+    merged_labels = np.concatenate([labels, synthetic_labels[chosen]])
+    order = random_stream("merge", seed).permutation(len(merged_images))
+    return merged_images[order], merged_labels[order]
 
 
-# ---------------------------------------------------------------------------------------------------- plot
+# ---------------------------------------------------------------------------------------- plot
 
 
-def plot_curves(histories, title, path):
-    """Plot loss and accuracy by epoch, a colour a run; save to `path`."""
+def plot_curves(histories: dict[str, dict], title: str, path: Path | None = None) -> None:
+    """Plot loss and accuracy by epoch, one colour per run, and save the figure to `path`."""
     save_figure(draw_curves(histories), title, path)
 
 
-def draw_curves(histories):
-    """Return a figure of loss and accuracy by epoch, training dashed and validation solid, a colour a run."""
-    figure, axes = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
-    for colour, (name, history) in zip(seaborn.color_palette("colorblind"), histories.items(), strict=False):
-        for axis, metric, scale in zip(axes, ("loss", "accuracy"), (1, 100), strict=True):
-            training, held_out = (scale * np.array(history[key]) for key in (metric, f"val_{metric}"))
-            epochs = range(1, len(training) + 1)
+def draw_curves(histories: dict[str, dict]) -> Figure:
+    """Return a figure of loss and accuracy by epoch: training dashed, validation solid.
+
+    `histories` maps the name of a run to its history, a dictionary with a list per metric.
+    """
+    figure, (loss, accuracy) = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
+    for colour, (name, history) in zip(
+        seaborn.color_palette("colorblind"), histories.items(), strict=False
+    ):
+        epochs = range(1, len(history["loss"]) + 1)
+        for axis, metric, scale in ((loss, "loss", 1), (accuracy, "accuracy", 100)):
+            training = scale * np.array(history[metric])
+            validation = scale * np.array(history[f"val_{metric}"])
             axis.plot(epochs, training, "--", color=colour, label=f"{name}, training")
-            axis.plot(epochs, held_out, "o-", ms=3, color=colour, label=f"{name}, validation")
-            axis.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
-    axes[0].set(title="Loss", xlabel="epoch", ylabel="cross-entropy (nats)")
-    axes[1].set(title="Accuracy", xlabel="epoch", ylabel="accuracy (%)")
-    axes[1].legend(fontsize=9)
+            axis.plot(epochs, validation, "o-", ms=3, color=colour, label=f"{name}, validation")
+    for axis in (loss, accuracy):
+        axis.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+    loss.set(title="Loss", xlabel="epoch", ylabel="cross-entropy (nats)")
+    accuracy.set(title="Accuracy", xlabel="epoch", ylabel="accuracy (%)")
+    accuracy.legend(fontsize=9)
     return figure
 
 
-def plot_images(images, titles, title, path=None, columns=10, rows=()):
-    """Draw images `uint8` (n, 32, 32, 3) in rows of `columns`; save to `path`.
+def plot_images(
+    images: np.ndarray,
+    captions: Sequence[str],
+    title: str,
+    path: Path | None = None,
+    columns: int = 10,
+    row_labels: Sequence[str] = (),
+) -> None:
+    """Draw images `uint8` (n, 32, 32, 3) in rows of `columns`, and save the figure to `path`.
 
-    The first images stand under `titles`, as many as there are, and beside the rows stands what `rows` says.
+    The first images get a caption, as many as there are; the rows get a label on their left.
     """
-    height = -(-len(images) // columns)
-    under_titles = -(-len(titles) // columns)
-    size = columns + 0.6 * bool(rows), height + 0.25 * under_titles + 0.4
-    figure, axes = plt.subplots(height, columns, figsize=size, squeeze=False, layout="constrained")
+    rows, captioned = -(-len(images) // columns), -(-len(captions) // columns)
+    size = columns + (0.6 if row_labels else 0), rows + 0.25 * captioned + 0.4
+    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[], frame_on=False)
     for axis, image in zip(axes.flat, images, strict=False):
         axis.imshow(image)
-    for axis, text in zip(axes.flat, titles, strict=False):
-        axis.set_title("\n".join(textwrap.fill(line, 14) for line in text.split("\n")), fontsize=8)
-    for axis, text in zip(axes[:, 0], rows, strict=False):
+    for axis, text in zip(axes.flat, captions, strict=False):
+        lines = [textwrap.fill(line, 14) for line in text.split("\n")]
+        axis.set_title("\n".join(lines), fontsize=8)
+    for axis, text in zip(axes[:, 0], row_labels, strict=False):
         axis.set_ylabel(text, fontsize=8, rotation=0, ha="right", va="center")
     save_figure(figure, title, path)
 
 
-def show_classes(images, class_names, title, path):
-    """Draw ten images of each of 100 classes, `uint8` (1000, 32, 32, 3) in class order, in four blocks of 25 classes."""
-    mosaic = images.reshape(4, 25, 10, 32, 32, 3).transpose(1, 3, 0, 2, 4, 5).reshape(25 * 32, 4, 320, 3)
-    figure, axis = plt.subplots(figsize=(15, 7), layout="constrained")
-    names = np.full((25 * 32, 4, 140, 3), 255, np.uint8)  # room for them
-    mosaic = np.concatenate([names, mosaic], axis=2).reshape(25 * 32, 4 * 460, 3)
-    axis.imshow(mosaic)
-    axis.axis("off")
-    for i, name in enumerate(class_names):
-        axis.text(i // 25 * 460 + 132, i % 25 * 32 + 16, name.replace("_", " "), ha="right", va="center", fontsize=9)
+def plot_classes(
+    images: np.ndarray, class_names: Sequence[str], title: str, path: Path | None = None
+) -> None:
+    """Draw ten images of each of 100 classes in four blocks of 25, and save it to `path`.
+
+    `images` are `uint8` (1000, 32, 32, 3) in the order of the classes.
+    """
+    figure, axes = plt.subplots(1, 4, figsize=(15, 7), layout="constrained")
+    blocks = images.reshape(4, 25, 10, 32, 32, 3).transpose(0, 1, 3, 2, 4, 5)
+    for i, (axis, block) in enumerate(zip(axes, blocks, strict=True)):
+        axis.imshow(block.reshape(25 * 32, 10 * 32, 3))
+        names = [name.replace("_", " ") for name in class_names[25 * i : 25 * (i + 1)]]
+        axis.set_yticks(16 + 32 * np.arange(25), names, fontsize=9)
+        axis.set(xticks=[], frame_on=False)
+        axis.tick_params(length=0)
     save_figure(figure, title, path)
 
 
-def save_figure(figure, title, path=None):
-    """Give a figure its title, save it where `path` is given, and show it."""
+def save_figure(figure: Figure, title: str, path: Path | None = None) -> None:
+    """Give a figure its title, save it if there is a `path`, and show it."""
     figure.suptitle(title)
     if path:
         figure.savefig(path, dpi=110, metadata={"Software": None})
     plt.show()
-
-
-# ---------------------------------------------------------------------------------------------------- watch and play
-
-
-def watch(draw, logs=""):
-    """Return callbacks that watch a training and do not change it.
-
-    The first draws its history anew after each epoch: `draw` takes a history (a list with a value an epoch for each metric) and
-    returns a figure. Where `logs` names a folder, TensorBoard's log goes there; raises `ModuleNotFoundError` without TensorBoard.
-    """
-    if not logs:
-        return [LiveFigure(draw)]
-    if not importlib.util.find_spec("tensorboard"):  # else it would fail after the first epoch
-        raise ModuleNotFoundError('LOGS needs TensorBoard: pip install tensorboard, or set LOGS = ""')
-    board = keras.callbacks.TensorBoard(logs, write_graph=False)
-    board.only_watches = True
-    return [LiveFigure(draw), board]
-
-
-class LiveFigure(keras.callbacks.Callback):
-    """One figure under the progress bar, drawn anew after each epoch. In a headless run nobody sees it, so there is none."""
-
-    only_watches = True
-
-    def __init__(self, draw):
-        super().__init__()
-        self.draw, self.history, self.shown = draw, {}, None
-
-    def on_epoch_end(self, epoch, logs=None):
-        self.history = {name: [*self.history.get(name, []), value] for name, value in (logs or {}).items()}
-        if core.HEADLESS or get_ipython() is None:
-            return
-        figure = self.draw(self.history)
-        if self.shown:
-            self.shown.update(figure)
-        else:
-            self.shown = display(figure, display_id=True)
-        plt.close(figure)
-
-
-def play(show, **choices):
-    """Call `show` with the values that a reader chooses: a slider for a range, a menu for a list; headless, with the first."""
-    if core.HEADLESS:
-        show(**{name: values[0] for name, values in choices.items()})
-        return
-    sliders = {name: ipywidgets.SelectionSlider(options=values) for name, values in choices.items() if isinstance(values, range)}
-    ipywidgets.interact(show, **choices | sliders)

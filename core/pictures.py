@@ -1,4 +1,4 @@
-"""A reader's own picture: any file that Pillow reads becomes an image as the networks see it."""
+"""Pictures from files: anything that Pillow reads becomes an image as the networks see it."""
 
 from pathlib import Path
 
@@ -9,43 +9,47 @@ import core
 from core.cifar100 import DataError
 
 EXAMPLE = core.ROOT / "docs" / "picture.png"  # drawn for this repository
-MOST = 80_000_000  # pixels: a picture of 9,000 x 8,800
+MAX_PIXELS = 80_000_000  # a picture of 9,000 x 8,800
 
 
-def read(path=""):
-    """Return a picture as `uint8` (32, 32, 3): upright, its middle square, resized with antialiasing.
+def read(path: str | Path = "") -> np.ndarray:
+    """Return a picture as `uint8` (32, 32, 3): upright, its middle square, resized with Lanczos.
 
-    `path` may name any size and mode; "" stands for the example in docs/. Raises `DataError` naming the file and the reason.
+    Any size and mode will do; "" stands for the example in docs/. Raises `DataError`.
     """
-    picture = open_rgb(Path(path).expanduser() if path else EXAMPLE, MOST)
+    picture = open_rgb(Path(path).expanduser() if path else EXAMPLE, MAX_PIXELS)
     return np.asarray(ImageOps.fit(picture, (32, 32), Image.Resampling.LANCZOS), "uint8")
 
 
-def open_rgb(path, most):
-    """Return a file as a Pillow image in RGB, of at most so many pixels. Raises `DataError` naming the file and the reason.
+def open_rgb(path: Path, max_pixels: int) -> Image.Image:
+    """Return a file as an RGB image. Raises `DataError` that names the file and the reason.
 
-    It is turned as its EXIF data say. Of an animation the first frame is taken, what is transparent becomes white, and 16 bits
-    a channel become eight.
+    The image is turned as its EXIF data say. The first frame of an animation is used, transparent
+    pixels become white, and 16 bits per channel become eight.
     """
     try:
         if not path.is_file():  # a folder, a broken link, or a pipe that would never end
             raise ValueError("not a file" if path.exists() else "no such file")
         with Image.open(path) as image:
-            if image.width * image.height > most:
-                raise ValueError(f"{image.width}x{image.height} pixels, at most {most / 1e6:.0f} million are read")
+            if image.width * image.height > max_pixels:
+                limit = f"at most {max_pixels / 1e6:.0f} million are read"
+                raise ValueError(f"{image.width}x{image.height} pixels, {limit}")
             image = ImageOps.exif_transpose(image)
-            if image.mode[0] in "IF":  # Pillow would clip its levels to 255
-                image = _eight_bits(image)
+            if image.mode[0] in "IF":  # integers or floats, which Pillow would clip to 255
+                image = _to_eight_bits(image)
             if image.has_transparency_data:
                 image = image.convert("RGBA")
-                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+                white = Image.new("RGBA", image.size, "white")
+                image = Image.alpha_composite(white, image)
             return image.convert("RGB")
     except Exception as error:  # a broken image can raise anything
-        raise DataError(f"{path}: expected an image, found {type(error).__name__}: {error}") from error
+        found = f"{type(error).__name__}: {error}"
+        raise DataError(f"{path}: expected an image, found {found}") from error
 
 
-def _eight_bits(image):
-    """Scale levels of 16 bits or more to 0..255; levels that are within it stay."""
+def _to_eight_bits(image: Image.Image) -> Image.Image:
+    """Scale levels of 16 bits or more to 0..255; levels that fit already are kept."""
     levels = np.nan_to_num(np.asarray(image, float))
-    largest = max(levels.max(), 255, 65535 * (levels.max() > 255))
-    return Image.fromarray((levels / largest * 255).astype("uint8"))
+    if levels.max() > 255:
+        levels *= 255 / max(levels.max(), 65535)
+    return Image.fromarray(levels.astype("uint8"))

@@ -12,20 +12,20 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 os.environ.setdefault("MPLBACKEND", "Agg")
-# for the one test that asks for the real data where they are at hand; pytest's workers inherit it under another name
+# Only tests that ask for the real data use it. The second name hands it on to pytest's workers.
 CIFAR100_DIR = os.environ.pop("CIFAR100_DIR", os.environ.get("REAL_CIFAR100_DIR"))
 if CIFAR100_DIR:
     os.environ["REAL_CIFAR100_DIR"] = CIFAR100_DIR
 
-PROCESSOR = Path("/proc/cpuinfo").read_text(encoding="utf-8") if Path("/proc/cpuinfo").exists() else "avx512f"
-HAS_AVX512 = "avx512f" in PROCESSOR
+PROCESSOR = Path("/proc/cpuinfo").read_bytes() if Path("/proc/cpuinfo").exists() else b"avx512f"
+HAS_AVX512 = b"avx512f" in PROCESSOR
 
 import core  # before any test imports Keras, as in the notebooks: it prepares TensorFlow
 
 
 @pytest.fixture
 def project(tmp_path, monkeypatch):
-    """A project root of its own, with an empty home: nothing is found there and nothing leaves it."""
+    """An empty project root and an empty Keras cache: nothing is found there, nothing leaves it."""
     monkeypatch.setattr(core, "ROOT", tmp_path)
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
     return tmp_path
@@ -37,14 +37,15 @@ def copy(tmp_path_factory):
     folder = tmp_path_factory.mktemp("project")
     for name in ("utils.py", "recipes.toml", "README.md", ".gitignore"):
         shutil.copy(ROOT / name, folder)
+    ignore = shutil.ignore_patterns(".ipynb_checkpoints", "__pycache__")
     for name in ("core", "tools", "notebooks", "results", "docs"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns(".ipynb_checkpoints", "__pycache__"))
+        shutil.copytree(ROOT / name, folder / name, ignore=ignore)
     return folder
 
 
 @pytest.fixture
 def policy():
-    """Keras's dtype policy, put back after the test."""
+    """Keras's dtype policy, which is restored after the test."""
     import keras
 
     before = keras.config.dtype_policy()
@@ -53,14 +54,12 @@ def policy():
 
 
 def split_content(n=200, seed=0):
-    """The dictionary of a CIFAR-100 split with `n` images."""
-    rng = np.random.default_rng(seed)
-    return {
-        b"data": rng.integers(0, 256, (n, 3072), np.uint8),
-        b"fine_labels": [i % 100 for i in range(n)],
-        b"coarse_labels": [i % 100 // 5 for i in range(n)],
-    }
+    """Return the dictionary of a CIFAR-100 split with `n` images."""
+    data = np.random.default_rng(seed).integers(0, 256, (n, 3072), np.uint8)
+    labels = [i % 100 for i in range(n)]
+    superclasses = [label // 5 for label in labels]
+    return {b"data": data, b"fine_labels": labels, b"coarse_labels": superclasses}
 
 
 def pickled(content):
-    return pickle.dumps(content, protocol=4)  # the official files are Python 2 pickles: bytes as they are
+    return pickle.dumps(content, protocol=4)  # like the official files, it holds bytes as they are

@@ -1,0 +1,34 @@
+"""The two datasets by name: "cifar100", and "shapes100", which stands in for it."""
+
+from core import cifar100, shapes100
+from core.cifar100 import TITLES, DataError, Dataset
+
+DATASETS = tuple(TITLES)
+
+
+def load(name: str) -> Dataset:
+    """Return a dataset, downloaded if need be. Raises `DataError` if it is unknown or altered."""
+    if name not in DATASETS:
+        raise DataError(f"dataset {name!r}: expected one of {', '.join(DATASETS)}")
+    return cifar100.load_cifar100() if name == "cifar100" else shapes100.draw_shapes100()
+
+
+def class_names(name: str) -> list[str]:
+    """Return a dataset's 100 class names in the order of its labels, without loading it."""
+    return cifar100.CLASS_NAMES if name == "cifar100" else shapes100.CLASS_NAMES
+
+
+def available_dataset() -> str:
+    """Return the name of the dataset that needs no download: cifar100 if it is on disk."""
+    return "cifar100" if cifar100.find_cifar100() else "shapes100"
+
+
+def run_folder_name(dataset: str, real_fraction: float = 1.0) -> str:
+    """Return the folder name of runs that train on `real_fraction` (0 to 1) of a dataset."""
+    return dataset if real_fraction == 1 else f"{dataset}-{real_fraction}"
+
+
+def title(dataset: str, real_fraction: float = 1.0) -> str:
+    """Return the words for figures of runs that train on `real_fraction` (0 to 1) of a dataset."""
+    share = "" if real_fraction == 1 else f", {real_fraction} of its training images"
+    return TITLES[dataset] + share

@@ -1,0 +1,216 @@
+"""Folders of synthetic images and a reader's own pictures: saved, chosen, read and refused."""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import utils
+from core import pictures, synthetic
+from core.cifar100 import DataError
+from core.files import array_digest
+
+NAMES = ["apple", "bear", "crab"]
+LABELS = np.repeat([0, 1, 2], 2)
+RED, BLUE, GREY, WHITE = (200, 0, 0), (0, 0, 200), (200, 200, 200), (255, 255, 255)
+IMAGES = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), np.uint8)
+
+
+def save(folder, run):
+    synthetic.save(folder, IMAGES, LABELS, NAMES, {"run": run})
+
+
+@pytest.fixture
+def folder(tmp_path):
+    save(tmp_path / "set", "first")
+    return tmp_path / "set"
+
+
+def test_what_was_saved_is_loaded_and_a_readers_own_images_too(folder, capsys):
+    images, labels, manifest = synthetic.load(folder, NAMES)
+    np.testing.assert_array_equal(images, IMAGES)
+    np.testing.assert_array_equal(labels, LABELS)
+    digest = array_digest(images, labels)
+    assert manifest == {"run": "first", "images": 6, "images_sha256": digest}
+    (folder / "manifest.json").unlink()
+    (folder / "Thumbs.db").write_bytes(b"written by Windows")
+    Image.new("L", (64, 48), 82).save(folder / "bear" / "more.gif")
+    images, labels, manifest = synthetic.load(folder, NAMES)
+    assert (labels.tolist(), manifest) == ([0, 0, 1, 1, 1, 2, 2], {})
+    assert (images[4] == 82).all()
+    assert "7 synthetic images read, 1 of them resized" in capsys.readouterr().out
+
+
+def test_all_faults_are_named_at_once(folder, tmp_path):
+    png = (folder / "bear" / "0000.png").read_bytes()
+    (tmp_path / "outside.png").write_bytes(png)
+    (folder / "no such class").mkdir()
+    (folder / "apple" / "empty.png").write_bytes(b"")
+    (folder / "apple" / "text.png").write_text("not an image", encoding="utf-8")
+    (folder / "bear" / "cut.png").write_bytes(png[:200])
+    (folder / "bear" / "link.png").symlink_to(tmp_path / "outside.png")
+    (folder / "crab" / "circle.png").symlink_to(folder / "crab" / "circle.png")
+    Image.new("1", (5000, 5000)).save(folder / "crab" / "bomb.png")
+    with pytest.raises(DataError) as error:
+        synthetic.load(folder, NAMES)
+    faults = ("no such class: not a", "empty.png", "text.png", "cut.png", "circle.png", "5000x5000")
+    for words in ("7 unusable entries, 6 images", "link.png: expected an image, found a", *faults):
+        assert words in str(error.value)
+
+
+def test_images_other_than_the_manifests_are_refused(folder):
+    path = folder / "bear" / "0001.png"
+    pixels = np.array(Image.open(path))
+    pixels[3, 4, 1] ^= 1
+    Image.fromarray(pixels).save(path)
+    with pytest.raises(DataError, match="describes other images.*remove manifest.json"):
+        synthetic.load(folder, NAMES)
+
+
+def test_manifests_hold_no_nan_and_belong_to_one_run(folder):
+    with pytest.raises(ValueError, match="JSON"):
+        save(folder, float("nan"))
+    assert synthetic.read_manifest(folder)["run"] == "first"
+    manifest = {"dataset": "cifar100", "seed": 0, "train_digest": "abc"}
+    synthetic.check_manifest(manifest, dataset="cifar100", train_digest="abc")
+    synthetic.check_manifest({}, dataset="cifar100")
+    words = "dataset: 'cifar100', expected 'shapes100'; train_digest: 'abc', expected 'x'"
+    with pytest.raises(DataError, match=words):
+        synthetic.check_manifest(manifest, dataset="shapes100", seed=0, train_digest="x")
+
+
+def test_simultaneous_saves_replace_a_folder_one_after_the_other(folder):
+    (folder.with_name(".set.partial") / "apple").mkdir(parents=True)  # of a run that was killed
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(save, [folder] * 4, range(4)))
+    assert len(synthetic.load(folder, NAMES)[0]) == 6
+    assert [path.name for path in folder.parent.iterdir()] == ["set"]
+
+
+def test_images_are_whole_after_a_run_was_killed_between_two_renames(project, monkeypatch):
+    folder, rename = synthetic.folder_of_run("cifar100"), Path.rename
+    save(folder, "first")
+
+    def interrupted(path, target):
+        if target == folder:  # the second rename
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            save(folder, "second")
+    assert not folder.exists()
+    assert synthetic.choose("cifar100", "own")[0] == folder
+    assert synthetic.load(folder, NAMES)[2]["run"] == "first"
+
+
+def test_a_readers_own_images_are_preferred_unless_asked_otherwise(project):
+    published = project / "synthetic_images" / "cifar100-0.1"
+    own = project / "synthetic_images" / "runs" / "cifar100-0.1"
+    for source, hint in (("auto", ""), ("own", ""), ("published", ".* 'auto' uses your own. ")):
+        with pytest.raises(DataError, match=f"no GAN images in .*-0.1. {hint}Run notebook 1"):
+            synthetic.choose("cifar100-0.1", source)
+    published.mkdir(parents=True)
+    assert synthetic.choose("cifar100-0.1") == (published, "the published ones")
+    own.mkdir(parents=True)
+    for source, expected in (("auto", own), ("own", own), ("published", published)):
+        assert synthetic.choose("cifar100-0.1", source)[0] == expected
+    assert "your own" in synthetic.choose("cifar100-0.1")[1]
+    for missing_or_empty in (own / "none", own):
+        with pytest.raises(DataError, match="0 unusable entries, 0 images. Run notebook 1 with"):
+            synthetic.load(missing_or_empty, NAMES)
+
+
+def test_labels_stay_with_their_images_when_saved_loaded_and_merged(tmp_path):
+    """Red holds each image's label; blue tells synthetic images (255) from real ones (0)."""
+    labels = np.random.default_rng(0).permutation(np.repeat([0, 1, 2], 40))
+    real, drawn = np.zeros((2, 120, 32, 32, 3), np.uint8)
+    real[..., 0] = drawn[..., 0] = labels[:, None, None]
+    drawn[..., 2] = 255
+    synthetic.save(tmp_path / "set", drawn, labels, NAMES, {})
+    loaded = synthetic.load(tmp_path / "set", NAMES)[:2]
+    merged, merged_labels = utils.merge(real, labels, *loaded, per_class=30, seed=5)
+    np.testing.assert_array_equal(merged[:, 0, 0, 0], merged_labels)
+    is_synthetic = merged[:, 0, 0, 2] == 255
+    assert np.bincount(merged_labels[is_synthetic]).tolist() == [30] * 3
+    assert np.bincount(merged_labels[~is_synthetic]).tolist() == [40] * 3
+    assert 0.5 < is_synthetic[:105].mean() / is_synthetic.mean() < 1.5  # shuffled, not appended
+    again, _ = utils.merge(real, labels, *loaded, per_class=30, seed=5)
+    np.testing.assert_array_equal(merged, again)
+    with pytest.raises(DataError, match="SYNTHETIC_PER_CLASS = 50.*only 40"):
+        utils.merge(real, labels, *loaded, per_class=50)
+
+
+def plain(colour, mode="RGB", size=(40, 40)):
+    return Image.new("RGB", size, colour).convert(mode)
+
+
+def red_above_blue(width, height):
+    image = plain(RED, size=(width, height))
+    image.paste(BLUE, (0, height // 2, width, height))
+    return image
+
+
+def read(folder, image, name="picture.png", **arguments):
+    image.save(folder / name, **arguments)
+    return pictures.read(folder / name).astype(int)
+
+
+def test_any_size_becomes_32_by_32_of_the_middle_without_aliasing(tmp_path):
+    for size in ((32, 32), (100, 60), (60, 100), (641, 479), (6, 6), (4000, 40)):
+        pixels = read(tmp_path, red_above_blue(*size))
+        assert pixels.shape == (32, 32, 3)
+        np.testing.assert_allclose(pixels[:12].mean((0, 1)), RED, atol=25)
+        np.testing.assert_allclose(pixels[-12:].mean((0, 1)), BLUE, atol=25)
+    assert (read(tmp_path, plain((9, 99, 199), size=(1, 1))) == (9, 99, 199)).all()
+    wide = plain(WHITE, size=(300, 100))
+    wide.paste("black", (100, 0, 200, 100))
+    assert read(tmp_path, wide).max() < 30
+    stripes = np.tile(np.array([[[0] * 3, [255] * 3]], np.uint8), (320, 160, 1))
+    assert np.abs(read(tmp_path, Image.fromarray(stripes)) - 127).max() < 12
+
+
+def turned(orientation, turns):
+    """Return a photograph as the sensor saw it, and how to save which side was up."""
+    exif = Image.Exif()
+    exif[274] = orientation
+    image = Image.fromarray(np.rot90(np.asarray(red_above_blue(64, 64)), turns))
+    return image, "photo.jpg", {"exif": exif, "quality": 95}, RED
+
+
+FRAMES = {"save_all": True, "append_images": [plain(BLUE)]}
+DEPTHS = {"uint16": 200 * 257, "int32": 200 * 257, "float32": 200}
+TRANSPARENT = Image.new("RGBA", (40, 40), (255, 0, 0, 0))
+PICTURES = [
+    *((plain(GREY, mode), "p.tiff", {}, GREY) for mode in ("L", "P", "CMYK", "LA", "RGBA")),
+    *((Image.fromarray(np.full((40, 40), DEPTHS[d], d)), "p.tiff", {}, GREY) for d in DEPTHS),
+    (Image.new("1", (40, 40), 1), "p.png", {}, WHITE),
+    (plain(RED), "animation.gif", FRAMES, RED),
+    (plain(RED), "animation.webp", FRAMES | {"lossless": True}, RED),
+    *(turned(orientation, turns) for orientation, turns in ((3, 2), (6, 1), (8, 3))),
+    (TRANSPARENT, "p.png", {}, WHITE),
+    (TRANSPARENT.convert("P"), "p.gif", {"transparency": 0}, WHITE),
+]
+
+
+@pytest.mark.parametrize(("image", "name", "arguments", "expected"), PICTURES)
+def test_any_mode_becomes_rgb(tmp_path, image, name, arguments, expected):
+    """Photographs are turned upright, animations stop at once, transparent pixels become white."""
+    top = read(tmp_path, image, name, **arguments)[:12]
+    np.testing.assert_allclose(top.mean((0, 1)), expected, atol=4)
+
+
+def test_what_cannot_be_read_is_refused_with_name_and_reason(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "text").write_bytes(b"not an image")
+    (tmp_path / "folder").mkdir()
+    Image.new("1", (10_000, 8_500)).save(tmp_path / "huge", "PNG")  # refused before it is decoded
+    reasons = {"text": "cannot identify", "folder": "not a file", "missing": "no such file"}
+    reasons["huge"] = "10000x8500 pixels, at most 80 million"
+    for name, reason in reasons.items():
+        with pytest.raises(DataError, match=rf"{name}: expected an image, found .*{reason}"):
+            pictures.read(f"~/{name}")
+    assert pictures.read().std() > 20  # the example
