@@ -1,62 +1,105 @@
-"""Trained networks as files that plain Keras loads: in its own layers, the weights as float16."""
+"""Trained networks as files that plain Keras loads: its own layers, and weights in float16."""
 
 import io
-import os
+import tempfile
 import zipfile
+from pathlib import Path
 
 import h5py
 import keras
 import numpy as np
 
-from core import fast
+from core import layers
+from core.files import atomic_write
 
 WEIGHTS = "model.weights.h5"  # in a .keras file, which is a zip archive
 
 
-def save(model, path):
-    """Write a network to a `.keras` file that `keras.saving.load_model` reads without this project, whole or not at all.
+class NetworkError(RuntimeError):
+    """A network that could not be saved or measured after training; the message says why."""
 
-    Its layers are Keras's own, in float32. Its weights are rounded to float16, which halves the file. Returns `path`.
+
+def check_classifier(model: keras.Model) -> None:
+    """Refuse an untrained classifier that could not be saved, loaded or measured later.
+
+    Its input is images `uint8` (n, 32, 32, 3). Raises `NetworkError` if it cannot be saved and
+    loaded, if the loaded network answers differently, or if the answers are not probabilities.
     """
-    partial = path.with_name(f"{path.stem}.{os.getpid()}.partial.keras")
+    images = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), np.uint8)
     try:
-        in_keras_layers(model).save(partial)
-        _as_float16(partial)
-        return partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+        with tempfile.TemporaryDirectory() as folder:
+            loaded = keras.saving.load_model(save(model, Path(folder) / "untrained.keras"))
+        expected, answers = (
+            keras.ops.convert_to_numpy(each(images, training=False)) for each in (model, loaded)
+        )
+    except Exception as error:  # Keras raises many kinds
+        reason = str(error).partition("\n")[0]
+        raise NetworkError(
+            f"This network could not be saved after training ({reason}). Use Keras layers and "
+            "keras.ops functions rather than Lambda or a subclass of Model, and put "
+            "@keras.saving.register_keras_serializable() above a layer class of your own."
+        ) from error
+    if not np.allclose(answers, expected, rtol=0.25, atol=1e-4):  # the model may be in bfloat16
+        raise NetworkError(
+            "A copy of this network that was saved and loaded answers differently. Does get_config "
+            "of your own layer return all of its arguments?"
+        )
+    if (expected < 0).any() or not np.allclose(expected.sum(axis=-1), 1, atol=1e-3):
+        raise NetworkError(
+            "The outputs of this network are not probabilities: they do not add up to 1. The loss "
+            "and the measures need them. Is the softmax of the last layer missing?"
+        )
 
 
-def in_keras_layers(model):
-    """Return a copy of a network with the same weights, in float32 and without the layers of core/fast.py."""
+def save(model: keras.Model, path: Path) -> Path:
+    """Write a network to a `.keras` file that `keras.saving.load_model` reads without this project.
 
-    portable = keras.models.clone_model(model, clone_function=_in_float32, recursive=True)
+    Its layers are Keras's own, in float32, and its weights are rounded to float16, which halves the
+    file. It holds neither optimiser nor loss. Returns `path`.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        full = Path(folder) / "full.keras"
+        in_keras_layers(model).save(full)
+        with zipfile.ZipFile(full) as archive:
+            files = {name: archive.read(name) for name in archive.namelist()}
+    files[WEIGHTS] = _in_float16(files[WEIGHTS])
+    with atomic_write(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return path
+
+
+def in_keras_layers(model: keras.Model) -> keras.Model:
+    """Return an uncompiled copy of a network in float32 without the layers of core/layers.py."""
+    uncompiled = keras.Model(model.input, model.output, name=model.name)
+    portable = keras.models.clone_model(uncompiled, clone_function=_in_float32, recursive=True)
     portable.set_weights(model.get_weights())
-    return keras.Model(portable.inputs, portable.output, name=model.name)  # without an optimiser, which a clone brings along
+    return portable
 
 
 def _in_float32(layer):
-    kind = next(kind for kind in type(layer).__mro__ if kind.__module__ != fast.__name__)
-    computes = isinstance(layer, keras.Layer) and not isinstance(layer, keras.layers.InputLayer)
-    return kind.from_config(layer.get_config() | ({"dtype": "float32"} if computes else {}))
+    kind = next(kind for kind in type(layer).__mro__ if kind.__module__ != layers.__name__)
+    config = layer.get_config()
+    if isinstance(layer, keras.Layer) and not isinstance(layer, keras.layers.InputLayer):
+        config["dtype"] = "float32"
+    return kind.from_config(config)
 
 
-def _as_float16(path):
-    """Rewrite a `.keras` file's weights as float16; Keras makes them float32 again when it loads them."""
-    with zipfile.ZipFile(path) as archive:
-        files = {name: archive.read(name) for name in archive.namelist()}
+def _in_float16(weights: bytes) -> bytes:
+    """Return an HDF5 file with float16 in place of float32; Keras converts it back on loading."""
     halved = io.BytesIO()
-    with h5py.File(io.BytesIO(files[WEIGHTS])) as source, h5py.File(halved, "w") as target:
+    with h5py.File(io.BytesIO(weights)) as source, h5py.File(halved, "w") as target:
         source.visititems(lambda name, item: _copy(name, item, target))
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in (files | {WEIGHTS: halved.getvalue()}).items():
-            archive.writestr(name, content)
+    return halved.getvalue()
 
 
 def _copy(name, item, target):
     if isinstance(item, h5py.Dataset):
-        kept = item[()]
-        copied = target.create_dataset(name, data=kept.astype("float16") if kept.dtype == np.float32 else kept)
+        values = item[()]
+        is_float32 = values.dtype == np.float32
+        copied = target.create_dataset(
+            name, data=values.astype("float16") if is_float32 else values
+        )
     else:
         copied = target.require_group(name)
     copied.attrs.update(item.attrs)

@@ -1,146 +1,118 @@
-"""The notebooks' parameters: which values each may have, and the check that every notebook begins with."""
+"""The notebooks' parameters: which values each may have, and the check of all of them at once."""
 
 import difflib
 import re
 from pathlib import Path
+from typing import Any
 
-from core.cifar100 import DATASETS
+from core.datasets import DATASETS
 
 PRECISIONS = ("auto", "float32", "mixed_bfloat16", "mixed_float16")
 SOURCES = ("auto", "own", "published")  # of GAN images
-GAN_RUN = re.compile(r"gan\w*")  # names of GAN trainings, apart from those of classifiers
-VGG_RUN = re.compile(r"vgg16(?!\w*_gan$)\w*")  # those of notebook 2, which adds "_gan" itself
-RESNET_RUN = re.compile(r"resnet(?!\w*_imagenet$)\w*")  # those of notebook 3, which adds "_imagenet" itself
+SWITCH = (True, False)
 
-RUNS = {"gan_synthetic_images": GAN_RUN, "vgg16_with_gan": VGG_RUN, "resnet_baseline": RESNET_RUN}
 
-ONE_A_CLASS = 0.0025  # of CIFAR-100's training images
+class Name:
+    """Names of training runs: letters, digits and _ that match a pattern."""
 
-# a pair of ints or of floats (an int is welcome too), a tuple of choices, `str`, a regular expression, or words in a set: one of
-# these or the path of a file
-LIMITS = {
-    "DATASET": DATASETS, "REAL_FRACTION": (ONE_A_CLASS, 1.0), "IMBALANCE": (1.0, 10_000.0), "SEED": (0, 2**31),
-    "VARIANT": re.compile(r"[a-z]*"),
-    "PRECISION": PRECISIONS, "RESUME": (True, False), "LOGS": str, "PICTURE": {""}, "EPOCHS": (1, 10_000),
-    "BATCH_SIZE": (2, 4096), "LEARNING_RATE": (1e-8, 10.0), "PATIENCE": (1, 10_000),
-    # GAN
-    "LATENT_DIM": (1, 1024), "CHANNELS": (1, 512), "GUIDANCE": (0.0, 100.0), "MATCHING": (0.0, 100.0), "SPREAD": (0.0, 100.0),
-    "CONSISTENCY": (0.0, 1000.0), "FINAL_RATE": (0.0, 1.0), "EMA_MOMENTUM": (0.0, 1.0), "AUGMENT": (True, False),
-    "JUDGE_EPOCHS": (1, 1000), "CANDIDATES": (1, 1000), "INCEPTION": {"", "imagenet"}, "IMAGES_PER_CLASS": (10, 5000),
-    "TRAIN": (True, False),
-    # classifiers
-    "SYNTHETIC_PER_CLASS": (0, 5000), "SYNTHETIC_IMAGES": SOURCES, "WIDTH": (1 / 64, 4.0), "DEPTH": tuple(range(8, 1204, 6)),
-    "OPTIMIZER": ("muon", "adam"), "WARMUP": (0.0, 1.0), "WEIGHT_DECAY": (0.0, 1.0), "LABEL_SMOOTHING": (0.0, 0.9),
-    "CUTMIX": (0.0, 1.0), "TRIVIAL_AUGMENT": (True, False),
-    # ImageNet
-    "IMAGENET": (True, False), "IMAGENET_MODEL": ("MobileNetV2", "ResNet50V2", "EfficientNetV2B0"),
-    "IMAGENET_WEIGHTS": {"imagenet"}, "IMAGENET_SIZE": (32, 512), "IMAGENET_EPOCHS": (1, 1000), "IMAGENET_RATE": (1e-8, 1.0),
-}  # fmt: skip
-NAME = "letters, digits and _"
-IN_WORDS = {  # the regular expressions
-    GAN_RUN: f"{NAME}, beginning with gan",
-    VGG_RUN: f"{NAME}, beginning with vgg16 and not ending in _gan",
-    RESNET_RUN: f"{NAME}, beginning with resnet and not ending in _imagenet",
-    LIMITS["VARIANT"]: "small letters, or none",
+    def __init__(self, pattern: str, words: str):
+        self.pattern, self.words = re.compile(pattern), words
+
+
+class FileOr:
+    """One of some words, or the path of a file that exists."""
+
+    def __init__(self, *words: str):
+        self.words = words
+
+
+# Notebooks add "_gan" and "_imagenet" themselves, so names that end so would meet.
+RUNS = {
+    "gan_synthetic_images": Name(r"gan\w*", "beginning with gan"),
+    "vgg16_with_gan": Name(r"vgg16(?!\w*_gan$)\w*", "beginning with vgg16, not ending in _gan"),
+    "resnet_baseline": Name(
+        r"resnet(?!\w*_imagenet$)\w*", "beginning with resnet, not ending in _imagenet"
+    ),
 }
 
+# A pair of whole numbers or of floats is a range, any other tuple a list of choices.
+LIMITS = {
+    "DATASET": DATASETS, "REAL_FRACTION": (0.0025, 1.0), "SEED": (0, 2**31), "RESUME": SWITCH,
+    "PRECISION": PRECISIONS, "PICTURE": FileOr(""), "EPOCHS": (1, 10_000),
+    "BATCH_SIZE": (2, 4096), "LEARNING_RATE": (1e-8, 10.0), "PATIENCE": (1, 10_000),
+    # notebook 1
+    "CHANNELS": (1, 512), "GUIDANCE": (0.0, 100.0), "MATCHING": (0.0, 100.0),
+    "CONSISTENCY": (0.0, 1000.0), "JUDGE_EPOCHS": (1, 1000), "CANDIDATES": (1, 1000),
+    "IMAGES_PER_CLASS": (10, 5000), "TRAIN": SWITCH,
+    # notebooks 2 and 3
+    "SYNTHETIC_PER_CLASS": (0, 5000), "SYNTHETIC_IMAGES": SOURCES, "WIDTH": (1 / 64, 4.0),
+    "DEPTH": tuple(range(8, 1204, 6)), "OPTIMIZER": ("muon", "adam"), "WARMUP": (0.0, 1.0),
+    "WEIGHT_DECAY": (0.0, 1.0), "LABEL_SMOOTHING": (0.0, 0.9), "CUTMIX": (0.0, 1.0),
+    "TRIVIAL_AUGMENT": SWITCH, "IMAGENET": SWITCH,
+    "IMAGENET_MODEL": ("MobileNetV2", "ResNet50V2", "EfficientNetV2B0"),
+    "IMAGENET_WEIGHTS": FileOr("imagenet"), "IMAGENET_SIZE": (32, 512),
+    "IMAGENET_EPOCHS": (1, 1000), "IMAGENET_RATE": (1e-8, 1.0),
+}  # fmt: skip
+# These name a run, its files or its source, but do not change what is trained.
+NOT_IN_TRAINING = ("RUN", "RESUME", "PICTURE", "SYNTHETIC_IMAGES", "TRAIN")
 
-NO_PART_OF_TRAINING = ("RUN", "RESUME", "LOGS", "PICTURE", "SYNTHETIC_IMAGES", "TRAIN", "INCEPTION")
-OF_DRAWING = ("CANDIDATES", "IMAGES_PER_CLASS")  # of images, with a finished generator
-ADVICE = "Run the cell below the parameters again, and all that follow"
-# of this process: its globals, its parameters when they were checked, and those that its data were made with
-_notebook = {"values": {}, "checked": {}, "made_with": {}}
 
+def check_parameters(values: dict, notebook: str) -> dict:
+    """Return the parameters among `values`, a notebook's globals: plain values in capitals.
 
-def check_parameters(values, **limits):
-    """Return the parameters among `values` (a notebook's globals), those in capitals, as a dictionary.
-
-    Each has to be within LIMITS, or within `limits` where they name it; one that neither names is free. Raises `ValueError`
-    naming all that are wrong.
+    Prints a hint for a name that is nearly a parameter's. Raises `ValueError` naming every wrong
+    value at once.
     """
-    limits = LIMITS | limits
-    parameters = {name: value for name, value in values.items() if name.isupper() and _is_plain(value)}
-    if found := wrong(parameters, limits):
-        raise ValueError("wrong parameters:\n  " + "\n  ".join(found))
-    for name, other in _misspelt(parameters, limits):
-        print(f"{name} is no parameter of this notebook. Did you mean {other}?")
-    left_out = NO_PART_OF_TRAINING + OF_DRAWING
-    checked = {name: value for name, value in parameters.items() if name in limits and name not in left_out}
-    _notebook.update(values=values, checked=checked)
+    limits = LIMITS | {"RUN": RUNS[notebook]}
+    names = [name for name, value in values.items() if name.isupper() and _is_plain(value)]
+    parameters = {name: values[name] for name in names}
+    if wrong := wrong_values(parameters, notebook):
+        raise ValueError("wrong parameters:\n  " + "\n  ".join(wrong))
+    for name in names:
+        near = difflib.get_close_matches(name, limits, 1, cutoff=0.85)
+        if name not in limits and near and not isinstance(values[name], (list, tuple)):
+            print(f"{name} is not a parameter of this notebook. Did you mean {near[0]}?")
     return parameters
 
 
-def wrong(parameters, limits):
-    """Return a line of words for each parameter that is not within the limit of its name."""
-    pairs = [(name, value, limits[name]) for name, value in parameters.items() if name in limits]
-    return [f"{name} = {value!r}: expected {_in_words(limit)}" for name, value, limit in pairs if not _is_within(value, limit)]
+def wrong_values(parameters: dict, notebook: str) -> list[str]:
+    """Return one line for each parameter of a notebook whose value is not allowed."""
+    limits = LIMITS | {"RUN": RUNS[notebook]}
+    return [
+        f"{name} = {value!r}: expected {_in_words(limits[name])}"
+        for name, value in parameters.items()
+        if name in limits and not _is_allowed(value, limits[name])
+    ]
 
 
-def made_with(**values):
-    """Note the parameters that the notebook's data are made with."""
-    _notebook["made_with"] |= values
-
-
-def now():
-    """Return the parameters of the notebook in this process that decide a training; empty where there is none.
-
-    Says so where one has been changed since they were checked: what was made of it is out of date. Raises `ValueError` where the
-    data were made with another.
-    """
-    values = {name: _notebook["values"].get(name) for name in _notebook["checked"]}
-    made = {name: value for name, value in _notebook["made_with"].items() if name in values}
-    if stale := differences(made, values):
-        raise ValueError(f"the data are not those that the parameters name: {stale}. Run the cells under 'Data' again.")
-    if changed := differences(_notebook["checked"], values):
-        print(f"Changed since the parameters were checked: {changed}. {ADVICE}.")
-    return values
-
-
-def refuse_others(trained_with, recorded):
-    """Refuse to record a training under other parameters than it had. Raises `ValueError` naming all that differ."""
-    if changed := differences({name: recorded.get(name, value) for name, value in trained_with.items()}, trained_with):
-        raise ValueError(f"the record would not say what was trained: {changed}. {ADVICE}")
-
-
-def differences(checked, values):
-    return ", ".join(f"{name} was {was!r} and is {values[name]!r}" for name, was in checked.items() if values[name] != was)
-
-
-def _misspelt(parameters, limits):
-    """Return pairs of a name and the parameter that it nearly is. A name far from all, or of a list, is the reader's own."""
-    others = [name for name, value in parameters.items() if name not in limits and not isinstance(value, (list, tuple))]
-    near = {name: difflib.get_close_matches(name, limits, 1, cutoff=0.85) for name in others}
-    return [(name, matches[0]) for name, matches in near.items() if matches]
-
-
-def _is_plain(value):
+def _is_plain(value: Any) -> bool:
     return value is None or isinstance(value, (bool, int, float, str, list, tuple))
 
 
-def _is_within(value, limit):
-    if limit is str:
-        return isinstance(value, str)
-    if isinstance(limit, set):
-        return isinstance(value, str) and (value in limit or Path(value).expanduser().is_file())
-    if isinstance(limit, re.Pattern):
-        return isinstance(value, str) and bool(limit.fullmatch(value))
-    if _is_choice(limit):
-        return any(type(value) is type(choice) and value == choice for choice in limit)
-    kinds = int if isinstance(limit[0], int) else (int, float)
-    return isinstance(value, kinds) and not isinstance(value, bool) and limit[0] <= value <= limit[1]
+def _is_range(limit: Any) -> bool:
+    return isinstance(limit, tuple) and len(limit) == 2 and type(limit[0]) in (int, float)
 
 
-def _is_choice(limit):
-    return len(limit) != 2 or isinstance(limit[0], (bool, str))
+def _is_allowed(value: Any, limit: Any) -> bool:
+    if isinstance(limit, FileOr):
+        is_text = isinstance(value, str)
+        return is_text and (value in limit.words or Path(value).expanduser().is_file())
+    if isinstance(limit, Name):
+        return isinstance(value, str) and bool(limit.pattern.fullmatch(value))
+    if _is_range(limit):
+        kinds = int if isinstance(limit[0], int) else (int, float)
+        is_number = isinstance(value, kinds) and not isinstance(value, bool)
+        return is_number and limit[0] <= value <= limit[1]
+    return any(type(value) is type(choice) and value == choice for choice in limit)
 
 
-def _in_words(limit):
-    if limit is str:
-        return "text"
-    if isinstance(limit, set):
-        return f"{' or '.join(map(repr, sorted(limit)))}, or the path of a file that is there, as seen from {Path.cwd()}"
-    if isinstance(limit, re.Pattern):
-        return IN_WORDS[limit]
-    if _is_choice(limit):
-        return f"one of {limit[:10]}"
-    return f"{'a whole number' if isinstance(limit[0], int) else 'a number'} from {limit[0]} to {limit[1]}"
+def _in_words(limit: Any) -> str:
+    if isinstance(limit, FileOr):
+        words = " or ".join(map(repr, limit.words))
+        return f"{words}, or the path of an existing file, as seen from {Path.cwd()}"
+    if isinstance(limit, Name):
+        return f"letters, digits and _, {limit.words}"
+    if _is_range(limit):
+        kind = "a whole number" if isinstance(limit[0], int) else "a number"
+        return f"{kind} from {limit[0]} to {limit[1]}"
+    return f"one of {limit[:10]}"

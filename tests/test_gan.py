@@ -1,282 +1,177 @@
-"""Notebook 1's GAN: its losses, its teacher, its choice among candidates, and its training when it is interrupted."""
-
-from types import SimpleNamespace
+"""Notebook 1's GAN: losses, teacher, choice among candidates, and training when interrupted."""
 
 import keras
 import numpy as np
 import pytest
-from test_checkpoints import Stop, StopAt, assert_same, kill_at_random_moments, tiny_data
+from test_training import assert_same, interrupt, kill_at_random_moments, tiny_data
 
-from core import checkpoints, definition
+from core import checkpoints, fingerprint, gan, training
 from core.batches import Batches
+from core.judge import build_classifier
 from tools import cells
+
+MOMENTS = {
+    "means": np.ones((100, 32), "float32"),
+    "covariance": np.eye(32, dtype="float32"),
+    "scale": 100.0,
+}
+WEIGHTS = {"guidance": 0.5, "matching": 0.5, "spread": 1.0}
 
 
 class Score(keras.callbacks.Callback):
     """Logs a made-up Fréchet distance that is smallest after the second epoch."""
 
-    def on_epoch_end(self, epoch, logs):
+    def on_epoch_end(self, epoch, logs=None):
         logs["fid"] = (3.0, 1.0, 2.0)[epoch]
 
 
 class Keep(keras.callbacks.Callback):
-    """Keeps the teacher of the first moment, and the averaged generator of the best one."""
+    """Keeps the teacher's weights at first, and the averaged generator's after the best epoch."""
 
     only_watches = True
 
     def on_train_begin(self, logs=None):
-        self.teacher = [np.array(weight) for weight in self.model.lesson.teacher.weights]
+        self.teacher = arrays(self.model.teacher_loss.teacher)
 
-    def on_epoch_end(self, epoch, logs):
+    def on_epoch_end(self, epoch, logs=None):
         if epoch == 1:
-            self.average = [np.array(weight) for weight in self.model.average.weights]
+            self.average = arrays(self.model.average.network)
 
 
-TINY_GAN = {
-    "LATENT_DIM": 4, "CHANNELS": 2, "EMA_MOMENTUM": 0.9, "CONSISTENCY": 1.0, "AUGMENT": True, "GUIDANCE": 0.5, "MATCHING": 0.5,
-    "SPREAD": 0.5, "mean": np.full(3, 120.0), "variance": np.full(3, 4000.0), "feature_scale": 100.0, "replicas": 1,
-    "real_means": np.ones((100, 32), "float32"), "real_covariance": np.eye(32, dtype="float32"),
-}  # fmt: skip
+def arrays(network):
+    return [np.array(weight) for weight in network.weights]
 
 
-def define(**names):
-    """Notebook 1's functions and classes, with a tiny GAN's parameters."""
-    return cells.define("gan_synthetic_images", **TINY_GAN | names)
-
-
-def tiny_gan(rate=1e-3, after=None, step=0.0, **choices):
-    """Notebook 1's GAN, tiny, with a teacher, as after so many steps; `after` are definitions that replace the notebook's."""
-    space = define(**choices)
-    space.update(after or {})
+def tiny_gan(rate=1e-3, channels=2, consistency=1.0, augmented=True, moments=(), **weights):
+    """Notebook 1's improved GAN, tiny; `moments` and `weights` replace those of the teacher."""
+    space = cells.define("gan_synthetic_images")
     keras.utils.set_random_seed(0)
-    space["teacher"] = space["build_classifier"](2)
-    gan = space["GAN"](total_steps=18)
-    gan.step.assign(step)
-    gan.compile(space["two_rates"](gan, rate, 2 * rate))
-    return gan
+    teacher_loss = gan.TeacherLoss(
+        build_classifier(2), MOMENTS | dict(moments), total_steps=18, **WEIGHTS | weights
+    )
+    generator = space["build_generator"](channels, noise_size=4)
+    discriminator = space["build_discriminator"](channels, augmented)
+    choices = {"consistency": consistency, "teacher_loss": teacher_loss}
+    model = space["ImprovedGAN"](generator, discriminator, **choices)
+    model.compile(gan.two_rates(model, rate, 2 * rate))
+    return model
 
 
-def train_gan(folder, minutes=5, callbacks=(), **choices):
-    """Train the tiny GAN for 3 epochs of 6 steps."""
-    gan = tiny_gan(**choices)
-    batches = Batches(*tiny_data(), 8, classes=100, pad=0, noise=4, steps=6)
-    run = checkpoints.fit(
-        gan, batches, epochs=3, folder=folder, minutes=minutes, callbacks=[Score(), *callbacks], verbose=0,
-        early_stopping=keras.callbacks.EarlyStopping("fid", mode="min", patience=10, restore_best_weights=True),
+def tiny_batches():
+    return Batches(*tiny_data(), 8, pad=0, noise_size=4, steps_per_epoch=6)
+
+
+def train_gan(folder, callbacks=(), **choices):
+    """Train the tiny GAN for 3 epochs of 6 steps, with a checkpoint after each."""
+    model = tiny_gan(**choices)
+    best = keras.callbacks.EarlyStopping("fid", mode="min", patience=9, restore_best_weights=True)
+    run = training.fit(
+        model, tiny_batches(), epochs=3, folder=folder, callbacks=[Score(), best, *callbacks],
+        verbose=0, checkpoint_seconds=0,
     )  # fmt: skip
     checkpoints.release(folder)
-    return gan, run
+    return model, run
 
 
 @pytest.fixture(scope="module")
 def whole_gan(tmp_path_factory):
-    """The GAN as an uninterrupted training leaves it, and what it was at its best."""
-    best = Keep()
-    trained = train_gan(tmp_path_factory.mktemp("gan"), callbacks=[best])
-    return *trained, best.average, best.teacher
+    """The GAN as an uninterrupted run leaves it, and what was kept of it on the way."""
+    kept = Keep()
+    return *train_gan(tmp_path_factory.mktemp("gan"), callbacks=[kept]), kept
 
 
-def test_the_gan_learns_to_tell_and_keeps_its_networks_apart(whole_gan):
-    gan, run, _, teacher = whole_gan
-    assert run["history"].keys() == {"loss", "d_loss", "g_loss", "fid"}
-    for epoch in range(3):
-        total = run["history"]["d_loss"][epoch] + run["history"]["g_loss"][epoch]
-        assert run["history"]["loss"][epoch] == pytest.approx(total, rel=1e-4)
-    for weight, before in zip(gan.lesson.teacher.weights, teacher, strict=True):
-        np.testing.assert_array_equal(np.array(weight), before)  # it teaches, it does not learn
-    average, current = ([np.array(weight) for weight in model.weights] for model in (gan.average, gan.generator))
-    assert any((one != other).any() for one, other in zip(average, current, strict=True))
-    assert max(np.abs(one - other).max() for one, other in zip(average, current, strict=True)) < 1
+def test_both_networks_learn_the_teacher_does_not_and_the_best_average_is_kept(whole_gan):
+    model, run, kept = whole_gan
+    history = run["history"]
+    assert history.keys() == {"loss", "d_loss", "g_loss", "fid"}
+    both = np.add(history["d_loss"], history["g_loss"])
+    np.testing.assert_allclose(history["loss"], both, rtol=1e-4)
+    for weight, before in zip(arrays(model.teacher_loss.teacher), kept.teacher, strict=True):
+        np.testing.assert_array_equal(weight, before)
+    for weight, best in zip(arrays(model.average.network), kept.average, strict=True):
+        np.testing.assert_array_equal(weight, best)
+    pairs = zip(arrays(model.average.network), arrays(model.generator), strict=True)
+    differences = [np.abs(average - current).max() for average, current in pairs]
+    assert 0 < max(differences) < 1
 
 
+def test_neither_loss_reaches_the_other_network():
+    import tensorflow as tf
+
+    model = tiny_gan(augmented=False)
+    (images, noise), one_hot = tiny_batches()[0]
+    images, noise, one_hot = tf.constant(images), tf.constant(noise), tf.constant(one_hot)
+    labels = tf.argmax(one_hot, axis=1)
+    networks = model.generator.trainable_variables, model.discriminator.trainable_variables
+    with tf.GradientTape(persistent=True) as tape:
+        g_loss = model.generator_loss(model.generator([noise, labels], training=True), labels)
+        model.generator_loss = lambda fake, label: 0.0
+        d_loss = model.compute_loss((images, noise), one_hot)
+    for loss, learning in ((g_loss, 0), (d_loss, 1)):
+        assert all(each is not None for each in tape.gradient(loss, networks[learning]))
+        assert all(each is None for each in tape.gradient(loss, networks[1 - learning]))
+
+
+@pytest.mark.slow
 def test_bfloat16_rounds_neither_the_discriminators_weights_nor_the_features(policy):
     keras.config.set_dtype_policy("mixed_bfloat16")
-    gan = tiny_gan()
-    gan.fit(Batches(*tiny_data(), 8, classes=100, pad=0, noise=4, steps=6), epochs=1, verbose=0)
-    gan.discriminator([np.zeros((1, 32, 32, 3), "float32"), np.zeros(1, "int32")], training=True)
-    for variable in gan.discriminator.trainable_variables:
+    model = tiny_gan()
+    model.train_on_batch(*tiny_batches()[0])
+    model.discriminator([np.zeros((1, 32, 32, 3)), np.zeros(1, "int32")], training=True)
+    for variable in model.discriminator.trainable_variables:
         value = np.array(variable.value)
         rounded = np.array(keras.ops.cast(keras.ops.cast(value, "bfloat16"), "float32"))
         assert (value != rounded).mean() > 0.5, variable.path
-    assert [output.dtype for output in gan.lesson.teacher.outputs] == ["float32", "float32"]
+    outputs = model.teacher_loss.teacher.outputs
+    assert [output.dtype for output in outputs] == ["float32", "float32"]
 
 
-def test_augmentation_shifts_hides_a_square_and_lets_gradients_pass():
-    import tensorflow as tf
-
-    augment = define()["augment"]
-    images = tf.Variable(np.random.default_rng(0).uniform(0.1, 1, (64, 32, 32, 3)).astype("float32"))
-    with tf.GradientTape() as tape:
-        changed = augment(images, keras.random.SeedGenerator(0))
-        total = keras.ops.sum(changed)
-    hidden = np.array(changed == 0).all(axis=3)
-    assert hidden.any(axis=(1, 2)).all()
-    assert 0.15 < hidden.mean() < 0.4  # a square of 17x17 and the edges that a shift by up to 4 leaves, some outside
-    assert len(np.unique(np.array(changed).round(4)[:, 16, 16, 0])) > 30  # each image has its own
-    gradient = np.array(tape.gradient(total, images))
-    assert np.isfinite(gradient).all()
-    assert (gradient != 0).any(axis=(1, 2, 3)).all()
-
-
-def test_copies_are_shifted_and_half_of_them_flipped():
-    images = np.random.default_rng(0).random((200, 32, 32, 3)).astype("float32")
-    move = define()["shift_and_flip"]
-    copies = np.array(move(images, keras.random.SeedGenerator(0)))
-    flips, offsets = [], set()
-    for image, copy in zip(images, copies, strict=True):
-        row, column = np.argwhere((copy[12:20, 12:20] > 0).all(axis=2))[0] + 12  # a pixel from within
-        y, x = np.argwhere(np.isclose(image, copy[row, column]).all(axis=2))[0]
-        again = np.argwhere(np.isclose(image, copy[row, column + 1]).all(axis=2))[0]
-        flips.append(again[1] < x)
-        offsets.add((row - y, column - (31 - x if flips[-1] else x)))
-    assert np.mean(flips) == pytest.approx(0.5, abs=0.1)
-    assert {offset for pair in offsets for offset in pair} == set(range(-4, 5))
-
-
-@pytest.mark.parametrize(("sees", "pays"), [("brightest pixel", False), ("first column", True)])
-def test_a_discriminator_pays_where_an_image_and_its_copy_score_differently(sees, pays):
-    """The brightest pixel, in the middle, is never shifted out; the first column is."""
-    shown, columns = [], 32 if sees == "brightest pixel" else 1
+@pytest.mark.parametrize(("columns", "pays"), [(32, False), (1, True)])
+def test_a_discriminator_pays_if_an_image_and_its_copy_score_differently(columns, pays):
+    """It scores the brightest pixel of the first columns; that of them all is never shifted out."""
+    seen, model = [], tiny_gan()
 
     def score(images):
         return images[:, :, :columns].max(axis=(1, 2, 3))
 
     def discriminator(inputs, training):
-        shown.append([np.array(each) for each in inputs])
-        return keras.ops.convert_to_tensor(score(shown[-1][0])[:, None])
+        seen.append([np.array(each) for each in inputs])
+        return keras.ops.convert_to_tensor(score(seen[-1][0])[:, None])
 
     real, fake = np.random.default_rng(0).random((2, 8, 32, 32, 3)).astype("float32") / 2
     for images in (real, fake):
         images[:, 16, 16] = 1 - np.arange(8)[:, None] / 10
     losses = []
-    for weight in (0.0, 1.0, 2.0):
-        names = {"CONSISTENCY": weight, "AUGMENT": False}
-        space = define(**names)
-        losses.append(float(space["discriminator_loss"](discriminator, real, fake, np.arange(8), keras.random.SeedGenerator(0))))
-    (both, _), (halves, labels), _ = shown
-    assert both.shape == halves.shape == (16, 32, 32, 3)  # no more with copies than without
+    model.discriminator = discriminator
+    for model.consistency in (0.0, 1.0, 2.0):
+        model.seed = keras.random.SeedGenerator(0)  # the same copies each time
+        losses.append(float(model.discriminator_loss(real, fake, np.arange(8))))
+    (whole, _), (halves, labels), _ = seen
+    assert whole.shape == halves.shape == (16, 32, 32, 3)  # no more images than without copies
     assert labels.tolist() == 4 * [0, 1, 2, 3]
-    np.testing.assert_array_equal(halves[[0, 1, 2, 3, 8, 9, 10, 11]], np.concatenate([real[:4], fake[:4]]))
-    differences = score(halves).reshape(2, 2, 4)
-    price = np.mean((differences[:, 0] - differences[:, 1]) ** 2)
+    originals = halves[[0, 1, 2, 3, 8, 9, 10, 11]]
+    np.testing.assert_array_equal(originals, np.concatenate([real[:4], fake[:4]]))
+    pairs = score(halves).reshape(2, 2, 4)
+    price = np.mean((pairs[:, 0] - pairs[:, 1]) ** 2)
     hinge = np.mean(1 - score(halves)[:8]) + np.mean(1 + score(halves)[8:])
+    plain = np.mean(1 - score(real)) + np.mean(1 + score(fake))
     assert (price > 1e-3) == pays
-    assert losses == pytest.approx(
-        [np.mean(1 - score(real)) + np.mean(1 + score(fake)), hinge + price, hinge + 2 * price], rel=1e-4
-    )
+    assert losses == pytest.approx([plain, hinge + price, hinge + 2 * price], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_generator_and_discriminator_learn_at_their_own_rates():
     """Adam's first step moves a weight by the learning rate, whatever its gradient."""
-    gan = tiny_gan(rate=1e-3)
-    batch = Batches(*tiny_data(), 8, classes=100, pad=0, noise=4)[0]
-    networks = (gan.generator, gan.discriminator)
-    biases = [next(weight for weight in network.trainable_weights if weight.name == "bias") for network in networks]
+    model = tiny_gan(rate=1e-3)
+    networks = model.generator, model.discriminator
+    biases = [next(w for w in each.trainable_weights if w.name == "bias") for each in networks]
     before = [np.array(bias) for bias in biases]
-    gan.train_on_batch(*batch)
+    model.train_on_batch(*tiny_batches()[0])
     for bias, old, rate in zip(biases, before, (1e-3, 2e-3), strict=True):
         assert np.abs(np.array(bias) - old).max() == pytest.approx(rate, rel=0.01)
 
 
-@pytest.mark.parametrize(("scale", "shift", "signs"), [(0.5, 0, (0, -1)), (1, 0, (0, 0)), (2, 0, (0, 1)), (1, 1, (1, 1))])
-def test_class_moments_pull_generated_features_to_the_real_ones(scale, shift, signs):
-    """Features of a given spread and shift about the class means: which way the two terms would move them."""
-    rng = np.random.default_rng(0)
-    names = {"real_means": rng.normal(size=(100, 16)).astype("float32"), "real_covariance": np.eye(16, dtype="float32")}
-    moments = define(**names)["ClassMoments"]()
-    moments.build((100, 16))
-    terms = []
-    for _ in range(300):
-        labels = rng.integers(0, 100, 64)
-        features = names["real_means"][labels] + scale * rng.normal(size=(64, 16)) + shift
-        terms.append([float(term) for term in moments(features.astype("float32"), np.eye(100, dtype="float32")[labels])])
-    for term, noise, sign in zip(np.mean(terms[100:], axis=0), (8, 2), signs, strict=True):
-        assert np.sign(term) * (abs(term) > noise) == sign
-
-
-class Candidates:
-    """Stands in for a generator: images as bright as its teacher is sure, which is the noise itself."""
-
-    def predict(self, inputs, **arguments):
-        noise, labels = inputs
-        sure = 1 / (1 + np.exp(-noise[:, 0]))
-        return np.broadcast_to((2 * sure - 1)[:, None, None, None], (len(labels), 32, 32, 3)), sure
-
-
-def cell_with(line):
-    """The source of notebook 1's cell that has a line beginning so."""
-    return next(cell.source for cell in cells.read("gan_synthetic_images") if f"\n{line}" in f"\n{cell.source}")
-
-
-@pytest.mark.parametrize("n", [900, 4_500, 9_806, 45_000])
-def test_the_student_of_gan_train_sees_all_classes_alike(n):
-    trained = {"labels": np.repeat(np.arange(100), 50), "y_train": np.zeros(n), "CANDIDATES": 4, "SEED": 0, "np": np}
-    trained |= {"draw": lambda labels, seed, candidates: labels, "train_classifier": lambda *arguments: arguments}
-    exec(cell_with("copy_labels ="), trained)
-    _, _, images, labels, _ = trained["student"]
-    counts = np.bincount(labels, minlength=100)
-    assert len(images) == counts.sum() == n
-    assert counts.max() - counts.min() <= 1
-
-
-def test_gan_train_is_measured_on_images_that_nothing_was_trained_on():
-    names = ("judge", "student", "x_validation", "y_validation", "x_train", "y_train")
-    space = {name: name for name in names} | {
-        "np": np,
-        "SEED": 0,
-        "fid_real": 1.0,
-        "data": SimpleNamespace(x_test="x", y_test="y"),
-    }
-    space |= {"images": np.zeros(3), "labels": np.zeros(3, int), "draw": lambda *_, **__: None}
-    space |= {"judge_accuracy": 0.5, "score": lambda *_: {"gan_test": 0.5, "fid": 1.0, "diversity": 1.0}, "asked": []}
-    space["measures"] = SimpleNamespace(accuracy=lambda *what: space["asked"].append(what) or 0.5)
-    exec(cell_with('scores["gan_train"] ='), space)
-    held_out = ("x_validation", "y_validation")
-    assert space["asked"] == [("student", *held_out), ("student", "x", "y")]
-
-
-def test_of_several_candidates_the_surest_is_drawn():
-    labels = np.repeat(np.arange(100), 2)
-    names = {"generator": Candidates(), "SEED": 0, "LATENT_DIM": 1}
-    draw = define(**names)["draw"]
-    one, four = draw(labels, seed=0), draw(labels, seed=0, candidates=4)
-    assert one.shape == (200, 32, 32, 3)
-    assert one.dtype == "uint8"
-    assert (four >= one).all()  # the first candidates are the same ones
-    assert np.mean(four > one) == pytest.approx(3 / 4, abs=0.1)
-    assert (draw(labels, seed=0, candidates=4) == four).all()
-
-
-def test_a_generator_tells_the_probability_that_its_image_shows_the_class(whole_gan):
-    gan, *_ = whole_gan
-    teacher = keras.Model(gan.lesson.teacher.inputs, gan.lesson.teacher.outputs[0])
-    both = define(teacher=teacher)["with_confidence"](gan.average)
-    labels = np.arange(100, dtype="int32")
-    images, sure = both.predict([np.random.default_rng(0).normal(size=(100, 4)).astype("float32"), labels], verbose=0)
-    assert sure == pytest.approx(teacher.predict((images + 1) * 127.5, verbose=0)[labels, labels], rel=1e-4)
-
-
-def test_a_generator_s_file_holds_no_optimizer(whole_gan, tmp_path, recwarn):
-    gan, *_ = whole_gan
-    image = keras.Input((32, 32, 3))
-    answer = keras.layers.Dense(100, activation="softmax")(keras.layers.GlobalAveragePooling2D()(image))
-    teacher = keras.Model(image, answer)
-    teacher.compile(keras.optimizers.Adam(), "categorical_crossentropy")
-    teacher.train_on_batch(np.zeros((2, 32, 32, 3)), np.eye(100)[:2])  # as trained, so that its optimiser has variables
-    teacher.trainable = False  # as the GAN leaves it
-    both = define(teacher=teacher)["with_confidence"](gan.average)
-    both.save(tmp_path / "generator.keras")
-    keras.saving.load_model(tmp_path / "generator.keras")
-    assert not [warning for warning in recwarn if "optimizer" in str(warning.message)]
-
-
-def test_the_best_scored_average_is_kept(whole_gan):
-    gan, run, best, _ = whole_gan
-    assert run["history"]["fid"] == [3.0, 1.0, 2.0]
-    for kept, expected in zip(gan.average.weights, best, strict=True):
-        np.testing.assert_array_equal(np.array(kept), expected)
-
-
+@pytest.mark.slow
 def test_a_diverging_gan_names_both_losses(tmp_path):
     class Poison(keras.callbacks.Callback):
         only_watches = True
@@ -286,71 +181,70 @@ def test_a_diverging_gan_names_both_losses(tmp_path):
                 kernel = self.model.generator.layers[-1].kernel
                 kernel.assign(kernel * float("nan"))
 
-    with pytest.raises(checkpoints.DivergedError, match=r"epoch 2, step 3: .*'d_loss': nan, 'g_loss': nan"):
+    words = r"epoch 2, step 3: .*'d_loss': nan, 'g_loss': nan"
+    with pytest.raises(training.DivergedError, match=words):
         train_gan(tmp_path, callbacks=[Poison()])
     checkpoints.release(tmp_path)
-    state = checkpoints._read(max(tmp_path.glob("*/*.npz")))
+    state = checkpoints.read(max(tmp_path.glob("*/*.npz")))
     assert state["epoch"] == 1
     assert state["arrays"]["best"]  # the best weights so far are in it
     assert all(np.isfinite(array).all() for array in state["arrays"]["best"])
 
 
+@pytest.mark.slow
 def test_a_resumed_gan_ends_in_the_same_bits(tmp_path, whole_gan):
-    with pytest.raises(Stop):
-        train_gan(tmp_path, minutes=0, callbacks=[StopAt(2, 3)])
-    checkpoints.release(tmp_path)
+    interrupt(tmp_path, 2, 3, train_gan)
     assert_same(train_gan(tmp_path), whole_gan)
 
 
+@pytest.mark.slow
 def test_a_gan_killed_at_random_moments(tmp_path, whole_gan):
     kill_at_random_moments(tmp_path / "run", "test_gan", "train_gan")
     assert_same(train_gan(tmp_path / "run"), whole_gan)
 
 
-def definition_of(**choices):
-    gan = tiny_gan(**choices)
-    gan.optimizer.build(gan.trainable_variables)
-    return definition.of_training(gan, Batches(*tiny_data(), 8, classes=100, pad=0, noise=4, steps=6), 3)
+def fingerprint_of(**choices):
+    model = tiny_gan(**choices)
+    model.optimizer.build(model.trainable_variables)
+    return fingerprint.of_training_run(model, tiny_batches(), 3)
 
 
 @pytest.mark.parametrize(
     ("choices", "words"),
     [
-        ({"CONSISTENCY": 2.0}, "values.CONSISTENCY is 2.0, was 1.0"),
-        ({"CHANNELS": 4}, "values.CHANNELS is 4, was 2"),
-        ({"feature_scale": 50.0}, "values.feature_scale is 50.0, was 100.0"),
-        ({"real_means": np.zeros((100, 32), "float32")}, "values.real_means changed"),
+        ({"consistency": 2.0}, "model.consistency is 2.0, was 1.0"),
+        ({"guidance": 0.4}, "model.teacher_loss.guidance is 0.4, was 0.5"),
+        ({"moments": {"scale": 50.0}}, "model.teacher_loss.scale is 50.0, was 100.0"),
+        ({"moments": {"means": np.zeros((100, 32))}}, "first weights changed"),
     ],
 )
-def test_a_gan_with_another_global_is_another_training(choices, words):
-    assert words in definition.difference(definition_of(**choices), definition_of())
+def test_a_gan_of_which_one_choice_differs_is_another_run(choices, words):
+    changed = fingerprint_of(**choices)
+    assert "unreadable" not in changed
+    assert words in fingerprint.difference(changed, fingerprint_of(), most=9)
 
 
 @pytest.mark.parametrize(
     ("line", "other"),
     [
-        (
-            "    return ops.mean(ops.square(scores[:, 0] - scores[:, 1]))",
-            "    return ops.mean(ops.abs(scores[:, 0] - scores[:, 1]))",
-        ),
-        ("        x = layers.LeakyReLU(0.1)(", "        x = layers.LeakyReLU(0.3)("),
-        ("    momentum = ops.minimum(EMA_MOMENTUM, (1 + step) / (10 + step))", "    momentum = EMA_MOMENTUM"),
-        ("    slow, quick = (fast.Adam(rate, beta_1=0.0,", "    slow, quick = (fast.Adam(rate, beta_1=0.5,"),
+        ("difference = ops.mean(ops.square(", "difference = ops.mean(ops.abs("),
+        ("x = layers.LeakyReLU(0.1)(x)", "x = layers.LeakyReLU(0.3)(x)"),
+        ("    return hinge_loss(scores) + ", "    return hinge_loss(2 * scores) + "),
+        ("self.average.update(self.generator)", "self.average.update(self.average.network)"),
     ],
 )
-def test_a_gan_of_which_one_line_is_edited_is_another_training(monkeypatch, line, other):
-    """The cell of a function that the model only calls, in any of its layers."""
-    before, tagged = definition_of(), cells.tagged
-    assert sum(line in source for source in tagged("gan_synthetic_images", "define")) == 1
-    monkeypatch.setattr(cells, "tagged", lambda *which: [source.replace(line, other) for source in tagged(*which)])
-    assert definition.key(definition_of()) != definition.key(before)
+def test_a_gan_of_which_one_line_is_edited_is_another_run(monkeypatch, line, other):
+    """A comment changes nothing, and one line in any cell that the model uses changes the run."""
+    before, tagged = fingerprint.key(fingerprint_of()), cells.tagged
 
+    def edit(old, new):
+        sources = {tag: tagged("gan_synthetic_images", tag) for tag in ("imports", "parameters")}
+        sources["define"] = tagged("gan_synthetic_images", "define")
+        assert sum(old in source for source in sources["define"]) == 1
+        sources["define"] = [source.replace(old, new) for source in sources["define"]]
+        monkeypatch.setattr(cells, "tagged", lambda notebook, tag: sources[tag])
 
-def test_a_gan_with_another_comment_is_the_same_training(monkeypatch):
-    before, tagged = definition_of(), cells.tagged
-
-    def commented(*which):
-        return ["# a note\n" + source.replace("    return loss", "    # a note\n\n    return loss") for source in tagged(*which)]
-
-    monkeypatch.setattr(cells, "tagged", commented)
-    assert definition.key(definition_of()) == definition.key(before)
+    edit(line, f"{line}  # a note\n" if line.endswith(")") else line)
+    assert fingerprint.key(fingerprint_of()) == before
+    edit(line, other)
+    assert fingerprint.key(fingerprint_of()) != before

@@ -1,3 +1,3 @@
-"""Programs: run, publish, bench, parity. Nothing but tests imports them."""
+"""Programs. Nothing but tests imports them."""
 
-import core  # noqa: F401 (first: it prepares TensorFlow)
+import core  # noqa: F401  (first: it prepares TensorFlow)

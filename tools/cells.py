@@ -11,17 +11,18 @@ NOTEBOOKS = ("gan_synthetic_images", "vgg16_with_gan", "resnet_baseline")
 FOLDER = core.ROOT / "notebooks"
 
 
-def read(notebook):
+def read(notebook: str) -> list:
     """Return the code cells of the notebook of that name."""
-    return [cell for cell in nbformat.read(FOLDER / f"{notebook}.ipynb", 4).cells if cell.cell_type == "code"]
+    made = nbformat.read(FOLDER / f"{notebook}.ipynb", 4).cells
+    return [cell for cell in made if cell.cell_type == "code"]
 
 
-def tagged(notebook, tag):
-    """Return the sources of the notebook's cells with that tag."""
+def tagged(notebook: str, tag: str) -> list[str]:
+    """Return the sources of a notebook's cells with that tag."""
     return [cell.source for cell in read(notebook) if tag in cell.metadata.get("tags", [])]
 
 
-def parameters(notebook):
+def parameters(notebook: str) -> dict:
     """Return a notebook's parameters and their defaults."""
     space = {}
     for source in tagged(notebook, "parameters"):
@@ -29,18 +30,17 @@ def parameters(notebook):
     return {name: value for name, value in space.items() if name.isupper()}
 
 
-def define(notebook, **names):
-    """Return a dictionary of all that a notebook imports and defines, in its cells tagged `imports`, `parameters` and `define`.
+def define(notebook: str, **names) -> dict:
+    """Return all that a notebook imports and defines in cells tagged imports, parameters, define.
 
-    `names` override its parameters, and give what its functions take from cells that are not executed.
+    `names` override its parameters, and stand for what its functions take from other cells.
     """
     space, before = {"__name__": "__main__"}, os.getcwd()
     os.chdir(FOLDER)  # as in Jupyter
     try:
         with contextlib.redirect_stdout(None):
-            for tag in ("imports", "parameters"):
-                for source in tagged(notebook, tag):
-                    exec(source, space)
+            for source in tagged(notebook, "imports") + tagged(notebook, "parameters"):
+                exec(source, space)
             space |= names
             for source in tagged(notebook, "define"):
                 exec(source, space)

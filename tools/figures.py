@@ -1,21 +1,23 @@
-"""Figures that show more than one run: the README's pictures, made of what is published."""
+"""The README's picture of the published images."""
+
+from pathlib import Path
 
 from matplotlib.figure import Figure
 
-import core
-from core import cifar100, synthetic
+from core import datasets, synthetic
 
-WELL_KNOWN = "apple", "sunflower", "orange", "mushroom", "bus", "tiger", "bicycle", "dolphin", "bear", "rocket"
-EACH = 8
+CLASSES = (
+    "apple", "sunflower", "orange", "mushroom", "bus",
+    "tiger", "bicycle", "dolphin", "bear", "rocket",
+)  # fmt: skip
 
 
-def gallery(path):
-    """Draw the first eight published GAN images of ten classes, whatever they look like, a class a column."""
-    names = cifar100.class_names("cifar100")
-    images, labels, _ = synthetic.load(core.ROOT / "synthetic_images" / "cifar100", names)
+def gallery(path: Path) -> None:
+    """Draw the first eight published images of ten classes, whatever they look like."""
+    names = datasets.class_names("cifar100")
+    images, labels, _ = synthetic.load(synthetic.choose("cifar100", "published")[0], names)
     figure = Figure(figsize=(10, 8.3), layout="constrained")
-    axes = figure.subplots(EACH, len(WELL_KNOWN))
-    for column, name in zip(axes.T, WELL_KNOWN, strict=True):
+    for column, name in zip(figure.subplots(8, len(CLASSES)).T, CLASSES, strict=True):
         column[0].set_title(name, fontsize=13)
         for axis, image in zip(column, images[labels == names.index(name)], strict=False):
             axis.imshow(image, interpolation="bicubic")

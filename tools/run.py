@@ -1,6 +1,7 @@
-"""Run the three notebooks top to bottom, headless, at their defaults or at a named scale: `make run`, `make wide`.
+"""Run the notebooks from top to bottom without Jupyter, at their defaults or at a named scale.
 
-Records, figures, models and executed notebooks go to runs/, images to synthetic_images/runs/; what is published stays as it is.
+`make run` and `make wide` call it. Records, figures, networks and executed notebooks go to runs/,
+images to synthetic_images/runs/; what is published stays as it is.
 """
 
 import argparse
@@ -9,7 +10,6 @@ import difflib
 import json
 import logging
 import os
-import re
 import subprocess
 import sys
 import tempfile
@@ -19,154 +19,160 @@ from pathlib import Path
 
 import nbformat
 import papermill
+from jupyter_client import AsyncKernelManager
 from nbclient.exceptions import DeadKernelError
 from traitlets.config import Config
 
 import core
-from core import cifar100
-from core import parameters as limits
+from core import cifar100, datasets
+from core.parameters import wrong_values
 from tools import cells
 
-EXPECTED = {"cifar100": (8, 8, 5), "shapes100": (2, 1, 1)}  # minutes of each notebook's defaults on two fast CPU cores
-GO_ON = "The same command goes on from the newest checkpoint."
+# Minutes that each notebook takes at its defaults on two fast CPU cores.
+MINUTES = {"cifar100": (8, 8, 5), "shapes100": (2, 1, 1)}
+CONTINUE = "The same command continues from the newest checkpoint."
 GPU_CHECK = "from core import devices; raise SystemExit(not devices.has_gpu())"
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main() -> int:
     named = {name: recipe for name, recipe in recipes().items() if name != "stand-in"}
-    parser.add_argument("recipe", nargs="?", choices=named, help="; ".join(f"{n}: {r['about']}" for n, r in named.items()))
-    parser.add_argument("--dataset", choices=cifar100.DATASETS, help="cifar100 where it can be had, else shapes100")
-    parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="override a parameter")
-    parser.add_argument("--seeds", nargs="+", type=int, help="train once for each seed; names end in the seed, but for 0")
-    parser.add_argument("--only", choices=cells.NOTEBOOKS, help="run this notebook alone")
+    arguments = parse_arguments(named)
+    logging.getLogger("asyncio").setLevel("CRITICAL")  # it prints what a stopped kernel left
     try:
-        return run(parser.parse_args(), named)
+        return run(arguments, named)
     except KeyboardInterrupt:
-        print(f"\nStopped. {GO_ON}")
-        return 130  # as a shell has it
+        print(f"\nStopped. {CONTINUE}")
+        return 130  # the exit status of a process that Ctrl-C ended
     except OSError as error:  # a folder that cannot be written, a full disk
-        sys.exit(f"This cannot go on: {error}")
+        sys.exit(f"This run cannot go on: {error}")
 
 
-def run(arguments, named):
-    """Run what a command line asks for, with the recipes by name. Returns the exit status."""
+def parse_arguments(named: dict):
+    about = "; ".join(f"{name}: {recipe['about']}" for name, recipe in named.items())
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("recipe", nargs="?", choices=named, help=about)
+    parser.add_argument("--dataset", choices=datasets.DATASETS, help="cifar100 if it can be had")
+    parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"))
+    parser.add_argument("--seeds", nargs="+", type=int, help="one training run per seed")
+    parser.add_argument("--only", choices=cells.NOTEBOOKS, help="run this notebook alone")
+    return parser.parse_args()
+
+
+def run(arguments, named: dict) -> int:
+    """Check everything that a command line asks for, then run it. Returns the exit status."""
     given = {name: literal(value) for name, value in arguments.p}
     recipe = named.get(arguments.recipe, {})
-    chosen = [arguments.only] if arguments.only else recipe.get("notebooks", cells.NOTEBOOKS)
-    refuse_unknown(given, chosen)
-    refuse_paths(given)
+    notebooks = recipe.get("notebooks", cells.NOTEBOOKS)
+    notebooks = [arguments.only] if arguments.only else notebooks
+    refuse_unknown(given, notebooks)
     if recipe.get("needs_gpu") and not has_gpu():
-        sys.exit(f"make {arguments.recipe} is for a GPU, and none was found. On a CPU: make run, make wide, make long.")
+        sys.exit(f"make {arguments.recipe} needs a GPU, and none was found. On a CPU: make wide.")
     dataset = arguments.dataset or given.get("DATASET") or choose_dataset()
-    if dataset not in cifar100.DATASETS:
-        sys.exit(f"unknown dataset {dataset!r}; known are {', '.join(cifar100.DATASETS)}")
-    seeds = arguments.seeds or [None]
-    for notebook in chosen:
-        refuse_wrong(notebook, parameters_of(notebook, recipe, given, dataset, seeds[0]))
-    announce(arguments.recipe, recipe, dataset, chosen, given, plain=len(seeds) == 1 and not (recipe and arguments.only))
-    return run_all(chosen, recipe, given, dataset, seeds)
-
-
-def run_all(chosen, recipe, given, dataset, seeds):
-    """Execute the chosen notebooks for each seed. Returns the exit status: 1 where a cell failed."""
-    for seed in seeds:
-        for notebook in chosen:
-            if notebook == cells.NOTEBOOKS[0] and len(chosen) > 1 and seed != seeds[0]:
-                continue  # all seeds of notebook 2 get the same GAN images, or no two of its pairs would be alike
-            parameters = parameters_of(notebook, recipe, given, dataset, seed)
-            part = cifar100.folder(dataset, parameters)
-            if not execute(notebook, part, parameters):
-                return 1
-    print(f"Done: records, figures and executed notebooks are in runs/{part}")
+    if dataset not in datasets.DATASETS:
+        sys.exit(f"unknown dataset {dataset!r}; known are {', '.join(datasets.DATASETS)}")
+    planned = plan(notebooks, recipe, given, dataset, arguments.seeds or [None])
+    for notebook, parameters in planned:
+        refuse_wrong(notebook, parameters)
+    announce(arguments, recipe, dataset, notebooks, given)
+    for notebook, parameters in planned:
+        fraction = parameters.get("REAL_FRACTION", 1.0)
+        folder_name = datasets.run_folder_name(dataset, fraction)
+        if not execute(notebook, folder_name, parameters):
+            return 1
+    print(f"Done: records, figures and executed notebooks are in runs/{folder_name}")
     return 0
 
 
-def recipes():
-    """Return the recipes by name, as recipes.toml has them."""
+def plan(notebooks, recipe: dict, given: dict, dataset: str, seeds: list) -> list[tuple]:
+    """Return the notebooks to execute, in order, each with its parameters."""
+    planned = []
+    for seed in seeds:
+        for notebook in notebooks:
+            draws_images = notebook == cells.NOTEBOOKS[0] and len(notebooks) > 1
+            if draws_images and seed != seeds[0]:
+                continue  # all seeds of notebook 2 get the same GAN images
+            planned.append((notebook, parameters_of(notebook, recipe, given, dataset, seed)))
+    return planned
+
+
+def recipes() -> dict:
+    """Return the recipes in recipes.toml by name."""
     return tomllib.loads((core.ROOT / "recipes.toml").read_text(encoding="utf-8"))
 
 
-def literal(value):
-    """Return a command line's text as the Python value it spells, or else as text."""
+def literal(text: str):
+    """Return the Python value that a text spells, or else the text."""
     try:
-        return ast.literal_eval(value.capitalize() if value in ("true", "false") else value)
+        return ast.literal_eval(text.capitalize() if text in ("true", "false") else text)
     except (ValueError, SyntaxError):
-        return value
+        return text
 
 
-def known_parameters(notebook):
-    return set(papermill.inspect_notebook(str(cells.FOLDER / f"{notebook}.ipynb")))
+def refuse_unknown(given: dict, notebooks):
+    """Exit if a parameter is given that none of the notebooks has."""
+    known = set().union(*(cells.parameters(notebook) for notebook in notebooks))
+    for name in sorted(set(given) - known):
+        near = difflib.get_close_matches(name.upper(), known, 1)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        words = f"{', '.join(notebooks)} have {', '.join(sorted(known))}"
+        sys.exit(f"unknown parameter {name}; {words}.{hint}")
 
 
-def refuse_unknown(given, chosen=cells.NOTEBOOKS):
-    """Exit where a parameter is given that none of the chosen notebooks has."""
-    known = set().union(*(known_parameters(notebook) for notebook in chosen))
-    if unknown := sorted(set(given) - known):
-        near = [match for name in unknown for match in difflib.get_close_matches(name.upper(), known, 1)]
-        meant = f" Did you mean {' and '.join(near)}?" if near else ""
-        sys.exit(f"unknown parameter {', '.join(unknown)}; known to {', '.join(chosen)} are {', '.join(sorted(known))}.{meant}")
+def refuse_wrong(notebook: str, parameters: dict):
+    """Exit if a parameter has a value that the notebook would refuse, maybe an hour from now."""
+    if wrong := wrong_values(parameters, notebook):
+        lines = "\n  ".join([f"{notebook}, wrong parameters:", *wrong])
+        sys.exit(f"{lines}\n--only NOTEBOOK runs one notebook alone.")
 
 
-def refuse_wrong(notebook, parameters):
-    """Exit where a notebook's parameters have a value that its first cell would refuse, which may be an hour from now."""
-    if found := limits.wrong(parameters, limits.LIMITS | {"RUN": limits.RUNS[notebook]}):
-        sys.exit(f"{notebook}, wrong parameters:\n  " + "\n  ".join(found) + "\n--only NOTEBOOK runs one notebook alone.")
-
-
-def refuse_paths(given):
-    """Exit where a parameter that names files or a folder holds more than a name."""
-    for name in ("RUN", "VARIANT"):
-        value = given.get(name, "")
-        if not (isinstance(value, str) and re.fullmatch(r"\w*", value)):
-            sys.exit(f"{name} = {value!r}: a name is text of letters, digits and _ alone")
-
-
-def parameters_of(notebook, recipe, given, dataset, seed=None):
-    """Return what a notebook's parameters are overridden with; what is given by hand comes last, and wins."""
+def parameters_of(notebook: str, recipe: dict, given: dict, dataset: str, seed=None) -> dict:
+    """Return what a notebook's parameters are overridden with; a value given by hand wins."""
     stand_in = recipes()["stand-in"]["parameters"] if dataset == "shapes100" else {}
     parameters = stand_in | recipe.get("parameters", {}) | recipe.get(notebook, {}) | given
     parameters.pop("DATASET", None)
+    defaults = cells.parameters(notebook)
     if seed is not None:
-        run = parameters.get("RUN", cells.parameters(notebook)["RUN"])
-        parameters |= {"SEED": seed, "RUN": name_of_run(run, seed)}
-    if dataset != "cifar100":  # which is the default
+        run_name = parameters.get("RUN", defaults["RUN"])
+        parameters |= {"SEED": seed, "RUN": run_name_of_seed(run_name, seed)}
+    if dataset != defaults["DATASET"]:
         parameters["DATASET"] = dataset
-    known = known_parameters(notebook)
-    return {name: from_here(name, value) for name, value in parameters.items() if name in known}
+    return {name: from_here(value) for name, value in parameters.items() if name in defaults}
 
 
-def from_here(name, value):
-    """Return a value that names a file, or the folder of LOGS, by its whole path: notebooks are run in a folder of their own."""
+def from_here(value):
+    """Return the whole path of a file that a value names: notebooks run in another folder."""
     path = Path(value).expanduser() if isinstance(value, str) else Path()
-    return str(path.resolve()) if (name == "LOGS" and value) or (path.suffix and path.is_file()) else value
+    return str(path.resolve()) if path.suffix and path.is_file() else value
 
 
-def name_of_run(run, seed):
-    """Return what the training of a seed is called: that of seed 0 has the plain name."""
-    return f"{run}_seed{seed}" if seed else run
+def run_name_of_seed(run_name: str, seed: int) -> str:
+    """Return the name of a seed's run; that of seed 0 is plain."""
+    return f"{run_name}_seed{seed}" if seed else run_name
 
 
-def has_gpu():
-    """Whether a GPU is found. A new process looks, so that this one need not load TensorFlow."""
-    return not subprocess.run([sys.executable, "-c", GPU_CHECK], cwd=core.ROOT, check=False).returncode
+def has_gpu() -> bool:
+    """Whether there is a GPU. Another process looks, so that this one need not load TensorFlow."""
+    command = [sys.executable, "-c", GPU_CHECK]
+    return subprocess.run(command, cwd=core.ROOT, check=False).returncode == 0
 
 
-def announce(name, recipe, dataset, chosen, given, plain):
-    """Say what is run and, where it is `plain` (one seed, a whole recipe) and nothing changed by hand, how long it takes."""
-    changes = ", ".join(f"{key} = {value!r}" for key, value in given.items() if key != "DATASET")
-    each = dict(zip(cells.NOTEBOOKS, EXPECTED[dataset], strict=True))
-    minutes = sum(each[notebook] for notebook in chosen)
-    if recipe:  # of which only the whole is known, and on CIFAR-100
-        minutes = recipe.get("minutes") if dataset == "cifar100" else None
-    about = f"{name}, {recipe['about']}" if recipe else "the notebooks' defaults"
-    known = minutes and plain and not changes
-    time_needed = f". About {minutes} minutes on two fast CPU cores, twice that or more on slow ones" if known else ""
-    print(f"{cifar100.TITLES[dataset]}: {about}{f'; changed: {changes}' * bool(changes)}{time_needed}", flush=True)
+def announce(arguments, recipe: dict, dataset: str, notebooks, given: dict):
+    """Say what is run and, if it is a whole recipe or the defaults, how long it takes."""
+    words = f"{datasets.TITLES[dataset]}: "
+    words += f"{arguments.recipe}, {recipe['about']}" if recipe else "the notebooks' defaults"
+    changes = [f"{name} = {value!r}" for name, value in given.items() if name != "DATASET"]
+    minutes = sum(MINUTES[dataset][cells.NOTEBOOKS.index(notebook)] for notebook in notebooks)
+    if changes:
+        words += f". Changed: {', '.join(changes)}"
+    elif not arguments.seeds and not recipe:
+        words += f". This takes about {minutes} minutes on two fast CPU cores, or twice that"
+    elif recipe.get("minutes") and not arguments.seeds and dataset == "cifar100":
+        words += f". This takes about {recipe['minutes']} minutes on two fast CPU cores"
+    print(words, flush=True)
 
 
-def choose_dataset():
-    """Return cifar100 if it is on disk or can be downloaded, else the stand-in, with a message. An altered copy is an error."""
+def choose_dataset() -> str:
+    """Return cifar100 if it can be had, otherwise the stand-in. An altered copy is an error."""
     try:
         if not cifar100.find_cifar100():
             cifar100.download_cifar100()
@@ -174,74 +180,83 @@ def choose_dataset():
         log = core.ROOT / "runs" / "download.log"
         log.parent.mkdir(exist_ok=True)
         log.write_text(f"{error}\n", encoding="utf-8")
-        print("CIFAR-100 is not on this machine, and it could not be downloaded.")
-        print(f"Where we looked and what failed stands in {log.relative_to(core.ROOT)}.")
-        print("This run takes the stand-in shapes100 instead. Its figures say NOTHING about CIFAR-100.")
-        print("To give it the data, set CIFAR100_DIR to a folder with CIFAR-100's files train, test and meta.\n")
+        print("CIFAR-100 is not on this machine, and it could not be downloaded. Where we looked")
+        print(f"and what failed is in {log.relative_to(core.ROOT)}. This run uses the built-in")
+        print("stand-in shapes100 instead: its results say NOTHING about CIFAR-100. To use the")
+        print("dataset, set CIFAR100_DIR to the folder of its files train, test and meta.\n")
         return "shapes100"
     except cifar100.DataError as error:
         sys.exit(str(error))
     return "cifar100"
 
 
-def execute(name, part, parameters):
-    """Execute one notebook into runs/<part>/notebooks, and say its answer. Returns whether all cells passed.
+def execute(notebook: str, folder_name: str, parameters: dict) -> bool:
+    """Execute one notebook into runs/<folder name>/notebooks. Returns whether all cells passed.
 
-    Until then it is <name>-unfinished.ipynb: what an earlier run executed stays.
+    Until they have, the file is <name>-unfinished.ipynb, so an earlier result stays.
     """
+    name = parameters.get("RUN", notebook)
     worker = json.loads(os.environ.get("TF_CONFIG") or "{}").get("task", {}).get("index", 0)
-    copy = parameters.get("RUN", name) + f"-worker{worker}" * bool(worker)  # trainings of several names, workers: a copy each
-    output = core.ROOT / "runs" / part / "notebooks" / f"{copy}.ipynb"
-    unfinished = output.with_stem(f"{copy}-unfinished")
+    name = f"{name}-worker{worker}" if worker else name
+    output = core.ROOT / "runs" / folder_name / "notebooks" / f"{name}.ipynb"
+    unfinished = output.with_stem(f"{name}-unfinished")
     output.parent.mkdir(parents=True, exist_ok=True)
-    print(f"\n== {name} ==", flush=True)
+    print(f"\n== {notebook} ==", flush=True)
     start = time.perf_counter()
     try:
-        with tempfile.TemporaryDirectory(prefix="kernel-") as sockets:
-            papermill.execute_notebook(
-                str(cells.FOLDER / f"{name}.ipynb"), str(unfinished), parameters, cwd=str(cells.FOLDER), log_output=True,
-                progress_bar=sys.stderr.isatty(), config=Config(KernelManager=transport(sockets)),
-            )  # fmt: skip
+        run_papermill(cells.FOLDER / f"{notebook}.ipynb", unfinished, parameters)
     except papermill.PapermillExecutionError as error:
-        where = f"In [{error.exec_count}], under {heading(unfinished, error.cell_index)!r}"
-        print(f"\nFAILED {name}, {where}\n{error.ename}: {error.evalue}\nExecuted so far: {unfinished}")
+        print(f"\nFAILED {notebook}, In [{error.exec_count}]\n{error.ename}: {error.evalue}")
+        print(f"What was executed so far is in {unfinished}")
         return False
-    except DeadKernelError:  # no error of a cell's: the system has ended the kernel
-        print(f"\nFAILED {name}: its process died, killed or out of memory. {GO_ON}")
+    except DeadKernelError:  # not an error of a cell: the system has ended the kernel
+        print(f"\nFAILED {notebook}: its process died, killed or out of memory. {CONTINUE}")
         return False
     unfinished.replace(output)
-    if words := answer(output):
-        print(words)
-    print(f"== {name}: {(time.perf_counter() - start) / 60:.1f} minutes ==", flush=True)
+    print(answer(output))
+    minutes = (time.perf_counter() - start) / 60
+    print(f"== {notebook}: {minutes:.1f} minutes ==", flush=True)
     return True
 
 
-def transport(folder):
-    """Return how to speak with a kernel: through sockets in a folder of its own, as over TCP each kernel prints a warning."""
-    return {"transport": "ipc", "ip": str(Path(folder) / "kernel")} if os.name == "posix" else {}
+class KernelWithoutTerminal(AsyncKernelManager):
+    """A kernel whose standard error is dropped; what its cells print arrives as messages.
+
+    Otherwise each of these lines appears twice, and a stopped kernel prints a traceback.
+    """
+
+    async def start_kernel(self, **arguments):
+        return await self._async_start_kernel(stderr=subprocess.DEVNULL, **arguments)
 
 
-def heading(notebook, index):
-    """Return the last heading above a cell."""
-    made = nbformat.read(notebook, 4).cells[: index + 1]
-    headings = [line for cell in made if cell.cell_type == "markdown" for line in cell.source.splitlines() if line[:1] == "#"]
-    return headings[-1].lstrip("# ") if headings else "no heading"
+def run_papermill(source: Path, target: Path, parameters: dict):
+    """Execute a notebook in its own folder and print what its cells print."""
+    config = Config()
+    config.NotebookClient.kernel_manager_class = KernelWithoutTerminal
+    with tempfile.TemporaryDirectory(prefix="kernel-") as sockets:
+        if os.name == "posix":  # a kernel that listens to TCP prints a warning
+            config.KernelManager.update(transport="ipc", ip=str(Path(sockets) / "kernel"))
+        papermill.execute_notebook(
+            str(source), str(target), parameters, cwd=str(cells.FOLDER), log_output=True,
+            progress_bar=False, config=config,
+        )  # fmt: skip
 
 
-def answer(notebook):
-    """Return what an executed notebook prints in Markdown under its last heading, "What we saw", without the marks of bold."""
-    made = nbformat.read(notebook, 4).cells
-    start = max((i for i, cell in enumerate(made) if "## What we saw" in cell.source), default=len(made))
-    outputs = [output for cell in made[start:] for output in cell.get("outputs", [])]
-    return "\n".join(
-        output.data["text/markdown"].replace("**", "") for output in outputs if "text/markdown" in output.get("data", {})
-    )
+def answer(path: Path) -> str:
+    """Return the tables below an executed notebook's last heading, "What we saw"."""
+    tables, below = [], False
+    for cell in nbformat.read(path, 4).cells:
+        below = below or "## What we saw" in cell.source
+        for output in cell.get("outputs", []) if below else ():
+            tables.append(output.get("data", {}).get("text/markdown", ""))
+    return "\n".join(tables).replace("**", "")
 
 
-def is_output(record):
-    """Whether a line of papermill's log is a cell's output and not papermill's message. Strips its second line break."""
-    record.msg, record.args = record.getMessage().rstrip("\n"), ()
-    return not record.msg.startswith(("Executing", "Ending", "Input", "Output", "<Figure", "<IPython"))
+def is_output(record) -> bool:
+    """Whether a line of papermill's log is a cell's output, not a message of papermill's."""
+    record.msg, record.args = record.getMessage().rstrip("\n"), ()  # papermill adds a line break
+    other = ("Executing", "Ending", "Input", "Output", "<Figure", "<IPython")
+    return not record.msg.startswith(other)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,147 @@
+"""Tables of records: which runs are alike but for their seed, and what GAN images change."""
+
+import numpy as np
+import pandas
+
+from core import measures
+
+ALIKE = ["source", "model", "recipe", "precision", "hardware"]
+ALIKE += ["synthetic_per_class", "synthetic_kind"]
+ACCURACIES = {
+    "train_accuracy": "train",
+    "val_accuracy": "validation",
+    "test_accuracy": "test",
+    "test_top5": "test, top 5",
+    "test_flip_accuracy": "test, with mirror images",
+}
+
+
+def frame(records: list[dict]) -> pandas.DataFrame:
+    """Return one row per classifier's record, best test accuracy first.
+
+    Accuracies are fractions of 1. Runs whose columns `ALIKE` are equal differ in their seed alone.
+    """
+    runs = pandas.DataFrame([each for each in records if "test_accuracy" in each])
+    if runs.empty:
+        return runs
+    named = runs["parameters"].map(lambda parameters: parameters.get("OPTIMIZER", "adam"))
+    defaults = {"recipe": runs["commit"], "optimizer": named, "source": "published", "device": ""}
+    defaults |= {"synthetic_kind": runs["synthetic_digest"]}
+    for column, default in (dict.fromkeys(ACCURACIES) | defaults).items():
+        if column not in runs:
+            runs[column] = default
+        elif default is not None:
+            runs[column] = runs[column].astype(object).fillna(default)
+    runs["hardware"] = np.where(runs["device"].str.contains(r"^\d+ cores"), "CPU", "GPU")
+    runs["network"] = runs["model"].str.removesuffix(" + GAN")
+    runs["minutes"] = runs["seconds"] / 60
+    return runs.sort_values("test_accuracy", ascending=False, ignore_index=True)
+
+
+def groups(runs: pandas.DataFrame) -> list[pandas.DataFrame]:
+    """Return runs in groups that differ in their seed alone, best mean first.
+
+    A seed counts once, whatever its runs are called.
+    """
+    if runs.empty:
+        return []
+    found = [group for _, group in runs.groupby(ALIKE, dropna=False)]
+    found = [group.sort_values("name").drop_duplicates("seed") for group in found]
+    return sorted(found, key=lambda group: -group["test_accuracy"].mean())
+
+
+def label(group: pandas.DataFrame) -> str:
+    """Return a short name for a group of runs, such as "VGG-16 x0.25, 12 epochs, Muon"."""
+    first = group.iloc[0]
+    words = [first["model"], f"{first['epochs_run']} epochs", first["optimizer"].capitalize()]
+    if first["hardware"] == "GPU":
+        words.append("GPU")
+    if first["source"] == "yours":
+        words.append(f"your {first['name']}")
+    return ", ".join(words)
+
+
+def mean_with_interval(fractions, unit: str = "%") -> str:
+    """Return a mean of fractions of 1 in per cent; of several, with half its 95 % interval."""
+    values = 100 * np.asarray(fractions, float)
+    if len(values) < 2:
+        return f"{values.mean():.1f} {unit}"
+    mean, half = measures.mean_and_interval(values)
+    return f"{mean:.1f} ± {half:.1f} {unit}"
+
+
+def runs_table(runs: pandas.DataFrame) -> str:
+    """Return a Markdown table with one row per run."""
+    columns = {
+        "model": runs["model"],
+        "run": runs["source"] + ": " + runs["name"],
+        "optimiser": runs["optimizer"],
+        "seed": runs["seed"],
+        "GAN images per class": runs["synthetic_per_class"],
+        "parameters": runs["parameter_count"].map("{:,.0f}".format, na_action="ignore"),
+        "steps": runs["steps"].map("{:,}".format),
+        "minutes": runs["minutes"].map("{:.1f}".format),
+        "on": runs["device"].str.partition(",")[0],
+    }
+    for column, words in ACCURACIES.items():
+        columns[words] = (100 * runs[column]).map("{:.2f} %".format, na_action="ignore")
+    return markdown(pandas.DataFrame(columns).astype(object).fillna("–"))
+
+
+def groups_table(found: list[pandas.DataFrame]) -> str:
+    """Return a Markdown table with one row per group: mean test accuracy and its interval."""
+    rows = []
+    for group in found:
+        accuracy = mean_with_interval(group["test_accuracy"])
+        minutes = f"{group['minutes'].mean():.0f}"
+        device = group["device"].iloc[0].partition(" (")[0]
+        rows.append([label(group), accuracy, len(group), minutes, device])
+    columns = ["network", "test accuracy", "seeds", "minutes", "on"]
+    return markdown(pandas.DataFrame(rows, columns=columns))
+
+
+def pairs(runs: pandas.DataFrame) -> list[pandas.DataFrame]:
+    """Return the pairs of runs with and without GAN images, one frame per recipe, a row per seed.
+
+    Both runs of a pair have the same recipe, precision and hardware, and the same seed. Columns
+    end in _with and _without; `gain` is the difference of test accuracy in percentage points.
+    """
+    if runs.empty:
+        return []
+    same = ["source", "recipe", "network", "precision", "hardware", "seed"]
+    runs = runs.sort_values("name").drop_duplicates(
+        [*same, "synthetic_per_class", "synthetic_kind"]
+    )
+    with_gan, without = runs[runs.synthetic_per_class > 0], runs[runs.synthetic_per_class == 0]
+    both = with_gan.merge(without, on=same, suffixes=("_with", "_without"))
+    both["gain"] = 100 * (both["test_accuracy_with"] - both["test_accuracy_without"])
+    of_one_kind = both.groupby([*same[:-1], "synthetic_per_class_with", "synthetic_kind_with"])
+    return [group.sort_values("seed") for _, group in of_one_kind]
+
+
+def pairs_table(pair: pandas.DataFrame) -> str:
+    """Return a Markdown table of one frame of `pairs`, with the mean gain in its last row."""
+    rows = [
+        [f"{row.seed}", f"{100 * row.test_accuracy_with:.2f} %",
+         f"{100 * row.test_accuracy_without:.2f} %", f"{row.gain:+.2f}",
+         f"{row.steps_with:,}", f"{row.steps_without:,}"]
+        for row in pair.itertuples()
+    ]  # fmt: skip
+    rows.append(["mean (95 % interval)", "", "", gain_with_interval(pair["gain"]), "", ""])
+    columns = ["seed", "with GAN images", "without", "difference, points"]
+    columns += ["steps with", "steps without"]
+    return markdown(pandas.DataFrame(rows, columns=columns))
+
+
+def gain_with_interval(gains) -> str:
+    """Return the mean of paired differences (points) and, of several, its 95 % interval."""
+    if len(gains) < 2:
+        return f"{np.mean(gains):+.2f} (one seed gives no interval)"
+    mean, half = measures.mean_and_interval(gains)
+    return f"{mean:+.2f} ({mean - half:+.2f} to {mean + half:+.2f})"
+
+
+def markdown(table: pandas.DataFrame) -> str:
+    """Return a table in Markdown, without its index."""
+    rows = [table.columns, ["---"] * len(table.columns), *table.to_numpy()]
+    return "".join(f"| {' | '.join(map(str, row))} |\n" for row in rows)

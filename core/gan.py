@@ -1,0 +1,217 @@
+"""What notebook 1's GAN is trained with: copies of images, averaged weights, the teacher's loss."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from core.optimizers import Adam
+from core.streams import random_stream
+
+
+def shift(images, seed: keras.random.SeedGenerator):
+    """Return images (n, 32, 32, channels), each moved by up to 4 pixels; new edges are 0.
+
+    Each image is multiplied by a shifted identity matrix, so that gradients pass.
+    """
+    places = ops.arange(32)
+    for product in ("nij,njkc->nikc", "nij,nkjc->nkic"):  # moves rows, then columns
+        offset = keras.random.randint((ops.shape(images)[0], 1, 1), -4, 5, seed=seed)
+        shifted = ops.equal(places[:, None] + offset, places)  # (n, 32, 32)
+        images = ops.einsum(product, ops.cast(shifted, images.dtype), images)
+    return images
+
+
+def shift_and_flip(images, seed: keras.random.SeedGenerator):
+    """Return images (n, 32, 32, channels) moved by up to 4 pixels, about half of them mirrored."""
+    mirrored = keras.random.uniform((ops.shape(images)[0], 1, 1, 1), seed=seed) < 0.5
+    return shift(ops.where(mirrored, ops.flip(images, axis=2), images), seed)
+
+
+def with_copies(images, seed: keras.random.SeedGenerator):
+    """Return images (n, 32, 32, channels) and, after them, a shifted or mirrored copy of each."""
+    return ops.concatenate([images, shift_and_flip(images, seed)])
+
+
+class Augmentation(keras.layers.Layer):
+    """Shifts each image (n, 32, 32, channels) and hides a square of it (Zhao et al., 2020).
+
+    As the first layer of a discriminator it acts on real and generated images alike, and gradients
+    pass through it, so that the generator does not learn to draw such squares.
+    """
+
+    def __init__(self, seed: int = 0):
+        super().__init__()
+        self.seed = keras.random.SeedGenerator(seed)
+
+    def call(self, images):
+        n, images = ops.shape(images)[0], shift(images, self.seed)
+        places = ops.arange(32)
+        y, x = (keras.random.randint((n, 1, 1), 0, 33, seed=self.seed) for _ in range(2))
+        rows, columns = ops.abs(places[:, None] - y) <= 8, ops.abs(places - x) <= 8
+        hidden = ops.logical_and(rows, columns)[..., None]  # (n, 32, 32, 1)
+        return images * (1 - ops.cast(hidden, images.dtype))
+
+
+def call_frozen(network: keras.Model, inputs: list):
+    """Return a network's output in inference mode; gradients reach its inputs, not its weights."""
+    groups = network.trainable_variables, network.non_trainable_variables
+    constants = [[ops.stop_gradient(each.value) for each in variables] for variables in groups]
+    outputs, _ = network.stateless_call(*constants, inputs, training=False)
+    return outputs
+
+
+def two_rates(gan: keras.Model, generator_rate, discriminator_rate) -> keras.Optimizer:
+    """Return an optimiser with one Adam per network of a GAN (Heusel et al., 2017).
+
+    A rate is a number or a schedule. There is no first moment, as in BigGAN (Brock et al., 2019).
+    """
+    of_generator = Adam(generator_rate, beta_1=0.0, beta_2=0.99)
+    of_discriminator = Adam(discriminator_rate, beta_1=0.0, beta_2=0.99)
+
+    def choose(variable):
+        generated = any(variable is each for each in gan.generator.trainable_variables)
+        return of_generator if generated else of_discriminator
+
+    return keras.optimizers.MultiOptimizer(choose)
+
+
+class _Part(keras.layers.Layer):
+    """A part of a GAN that has its weights from the start and is not saved by itself."""
+
+    def __init__(self):
+        super().__init__(dtype="float32")
+        self.built = True
+
+    def hold(self, value) -> keras.Variable:
+        """Return an array as a weight: on a GPU, PyTorch cannot mix NumPy arrays with tensors."""
+        value = np.asarray(value, "float32")
+        weight = self.add_weight(shape=value.shape, initializer="zeros", trainable=False)
+        weight.assign(value)
+        return weight
+
+    def get_config(self):  # arguments are no configuration: core/fingerprint.py reads attributes
+        return {}
+
+
+class MovingAverage(_Part):
+    """A copy of a network, `network`, whose weights are averages of the original's over the steps.
+
+    The memory is always about a ninth of the steps so far, so that early weights are forgotten: the
+    power-function average of Karras et al. (2024, section 3.1).
+    """
+
+    def __init__(self, original: keras.Model):
+        super().__init__()
+        self.network = keras.models.clone_model(original)
+        self.network.set_weights(original.get_weights())
+        self.network.trainable = False
+        self.step = self.hold(0)
+
+    def update(self, original: keras.Model) -> None:
+        """Move the averages towards the original's present weights; call it once per step."""
+        momentum = (1 + self.step) / (10 + self.step)
+        for average, new in zip(self.network.weights, original.weights, strict=True):
+            present = ops.stop_gradient(new.value)
+            average.assign(average * momentum + present * (1 - momentum))
+        self.step.assign_add(1)
+
+
+def class_moments(teacher: keras.Model, images: np.ndarray, labels: np.ndarray) -> dict:
+    """Return the mean of each class and the covariance about these means in a teacher's features.
+
+    `images` are `uint8` (n, 32, 32, 3), `labels` `int` (n,). The features are those of the layer
+    "features", divided by `scale`, their mean standard deviation; `means` is (100, d).
+    """
+    extractor = keras.Model(teacher.inputs, teacher.get_layer("features").output)
+    features = extractor.predict(images, batch_size=500, verbose=0)
+    scale = float(features.std(axis=0).mean())
+    features /= scale
+    means = np.stack([features[labels == label].mean(axis=0) for label in range(100)])
+    covariance = np.cov(features - means[labels], rowvar=False).astype("float32")
+    return {"means": means, "covariance": covariance, "scale": scale}
+
+
+class ClassMoments(_Part):
+    """Compares the moments of generated features (n, d) with the real `means` and `covariance`.
+
+    It follows the means over about ten images per class, and the covariance over twenty batches.
+    The two numbers returned are no distances. Their gradients are those of half the squared
+    distance of the means (Salimans et al., 2016, section 3.1) and of a quarter of the squared
+    distance of the covariances (dos Santos et al., 2019).
+    """
+
+    def __init__(self, means: np.ndarray, covariance: np.ndarray):
+        super().__init__()
+        self.real_means, self.means = self.hold(means), self.hold(0 * means)
+        self.real_covariance, self.covariance = self.hold(covariance), self.hold(covariance)
+
+    def call(self, features, one_hot):  # (n, d), (n, 100)
+        count = ops.sum(one_hot, axis=0)[:, None]
+        means = ops.matmul(ops.transpose(one_hot), ops.stop_gradient(features))
+        memory = ops.power(0.9, count)
+        self.means.assign(self.means * memory + means / ops.maximum(count, 1) * (1 - memory))
+        centred = features - ops.matmul(one_hot, self.real_means)
+        fixed = ops.stop_gradient(centred)
+        covariance = ops.matmul(ops.transpose(fixed), fixed) / ops.sum(one_hot)
+        self.covariance.assign(0.95 * self.covariance + 0.05 * covariance)
+        gaps = ops.matmul(one_hot, self.means.value - self.real_means)
+        spreads = ops.matmul(fixed, self.covariance.value - self.real_covariance)
+        both = [ops.sum(centred * ops.stop_gradient(each), axis=1) for each in (gaps, spreads)]
+        return ops.mean(both[0]), ops.mean(both[1])
+
+
+class TeacherLoss(_Part):
+    """What a classifier of real images adds to the loss of a generator's images (n, 32, 32, 3).
+
+    `guidance` weighs the cross-entropy of its opinion (Sauer et al., 2022, section 3.3), `matching`
+    the class means in its features, and `spread` * `matching` the covariance. The latter grows from
+    0 in the course of `total_steps`, because early covariances are those of noise. `moments` is
+    what `class_moments` returned.
+    """
+
+    def __init__(self, teacher, moments, total_steps, guidance=0.1, matching=0.05, spread=0.08):
+        super().__init__()
+        features = teacher.get_layer("features").output
+        self.teacher = keras.Model(teacher.inputs, [teacher.output, features])
+        self.teacher.trainable = False
+        self.moments = ClassMoments(moments["means"], moments["covariance"])
+        self.scale, self.total_steps = moments["scale"], total_steps
+        self.guidance, self.matching, self.spread = guidance, matching, spread
+        self.step = self.hold(0)
+
+    def call(self, images, labels):  # -1 to 1, `int` (n,)
+        one_hot = ops.one_hot(labels, 100)
+        opinion, features = self.teacher((images + 1) * 127.5, training=False)
+        cross_entropy = ops.mean(keras.losses.categorical_crossentropy(one_hot, opinion))
+        means, covariance = self.moments(ops.cast(features, "float32") / self.scale, one_hot)
+        growing = self.spread * self.step / self.total_steps
+        self.step.assign_add(1)
+        return self.guidance * cross_entropy + self.matching * (means + growing * covariance)
+
+
+def with_confidence(generator: keras.Model, teacher: keras.Model) -> keras.Model:
+    """Return a generator with a second output (n,): its teacher's probability of the class."""
+    label, image = generator.inputs[1], generator.output
+    opinion = keras.Model(teacher.inputs, teacher.output)((image + 1) * 127.5)  # no optimiser in it
+    confidence = ops.sum(opinion * ops.one_hot(label, 100), axis=1)
+    return keras.Model(generator.inputs, [image, confidence])
+
+
+def draw(
+    generator: keras.Model, labels: np.ndarray, seed: int, candidates: int = 1, stream: str = "draw"
+) -> np.ndarray:
+    """Return one image `uint8` (n, 32, 32, 3) for each label `int` (n,).
+
+    If the generator is one `with_confidence`, each image is the candidate that the teacher is
+    surest of (Razavi et al., 2019, section 3.3). The noise depends on `stream` and `seed` alone.
+    """
+    rng, size = random_stream(stream, seed), generator.inputs[0].shape[-1]
+    images, surest = np.zeros((len(labels), 32, 32, 3), "uint8"), np.full(len(labels), -1.0)
+    for _ in range(candidates):
+        noise = rng.standard_normal((len(labels), size), "float32")
+        drawn = generator.predict([noise, labels.astype("int32")], batch_size=250, verbose=0)
+        drawn, confidence = drawn if isinstance(drawn, list) else (drawn, np.zeros(len(labels)))
+        better = confidence > surest
+        images[better] = np.clip(np.round((drawn[better] + 1) * 127.5), 0, 255)
+        surest[better] = confidence[better]
+    return images

@@ -1,0 +1,155 @@
+"""How good a GAN's images are, and how they look: classifiers, scores and figures."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import keras
+import matplotlib.pyplot as plt
+import numpy as np
+import seaborn
+from keras import layers
+from matplotlib.figure import Figure
+
+from core import devices, measures, training
+from core.batches import Batches
+from core.gan import draw
+from core.interactive import LiveFigure
+from core.layers import BatchNormalization, Conv2D
+from core.optimizers import Adam
+
+
+def build_classifier(channels: int) -> keras.Model:
+    """Return a small convolutional network for images of 0 to 255, given as floats.
+
+    They are floats so that gradients can pass. The last hidden layer has the name "features".
+    """
+    image = keras.Input((32, 32, 3), name="image")
+    x = layers.Rescaling(1 / 127.5, offset=-1)(image)
+    for width in (channels, 2 * channels, 4 * channels):
+        x = Conv2D(width, 3, padding="same", use_bias=False)(x)
+        x = layers.ReLU()(BatchNormalization()(x))
+        x = layers.AveragePooling2D(2)(x)
+    features = layers.Flatten(name="features", dtype="float32")(layers.AveragePooling2D(2)(x))
+    classes = layers.Dense(100, activation="softmax", dtype="float32")(features)
+    return keras.Model(image, classes)
+
+
+def train_classifier(
+    images: np.ndarray, labels: np.ndarray, folder: Path, epochs: int, seed: int, channels: int = 32
+) -> keras.Model:
+    """Return a classifier trained on `uint8` images (n, 32, 32, 3), as teacher, judge or student.
+
+    `folder` is that of its checkpoints. Each device has batches of 64 images.
+    """
+    strategy = devices.strategy()
+    batches = Batches(images, labels, 64 * strategy.num_replicas_in_sync, seed=seed)
+    rate = keras.optimizers.schedules.CosineDecay(2e-3, epochs * len(batches))
+    keras.utils.set_random_seed(seed)
+    with strategy.scope():
+        model = build_classifier(channels)
+        model.compile(Adam(rate), "categorical_crossentropy", metrics=["accuracy"])
+    training.fit(model, batches, epochs=epochs, folder=folder)
+    return model
+
+
+class Judge:
+    """Scores generated images with a classifier, against real images that nothing was trained on.
+
+    `accuracy` (0 to 1) is that of the classifier on these real images.
+    """
+
+    def __init__(self, classifier: keras.Model, images: np.ndarray, labels: np.ndarray):
+        outputs = [classifier.get_layer("features").output, classifier.output]
+        self.network = keras.Model(classifier.inputs, outputs)
+        self.features, predicted = self.classify(images)
+        self.distance = measures.pair_distances(self.features, labels).mean()
+        self.accuracy = float(np.mean(predicted == labels))
+
+    def classify(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return features (n, d) and predicted labels (n,) of `uint8` images (n, 32, 32, 3)."""
+        features, probabilities = self.network.predict(images, batch_size=500, verbose=0)
+        return features, probabilities.argmax(axis=1)
+
+    def score(self, images: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+        """Return the Fréchet distance to the real images, GAN-test (0 to 1) and the diversity.
+
+        GAN-test is the share of images that are classified as what they were drawn for. Diversity
+        is the mean feature distance of two images of a class, divided by that of real images.
+        """
+        features, predicted = self.classify(images)
+        return {
+            "fid": measures.frechet_distance(self.features, features),
+            "gan_test": float(np.mean(predicted == labels)),
+            "diversity": float(measures.pair_distances(features, labels).mean() / self.distance),
+        }
+
+
+class Scorer(keras.callbacks.Callback):
+    """Adds a judge's scores of 5,000 new images to the logs of each epoch, for early stopping."""
+
+    def __init__(self, judge: Judge, seed: int):
+        super().__init__()
+        self.judge, self.seed = judge, seed
+
+    def on_epoch_end(self, epoch, logs=None):
+        labels = np.repeat(np.arange(100), 50)
+        logs |= self.judge.score(
+            draw(self.model.average.network, labels, self.seed, stream="score"), labels
+        )
+
+
+class EpochPictures(LiveFigure):
+    """Draws the same classes from the same noise after each epoch; in Jupyter one can watch."""
+
+    def __init__(self, labels: np.ndarray, class_names: Sequence[str], seed: int):
+        super().__init__(lambda history: self.figure())
+        self.labels, self.seed = labels, seed
+        self.names = [class_names[label].replace(" ", "\n") for label in labels]
+
+    def on_epoch_end(self, epoch, logs=None):
+        images = draw(self.model.average.network, self.labels, self.seed, stream="epochs")
+        if devices.is_chief():
+            np.save(self.folder / f"pictures-{epoch + 1:05d}.npy", images)
+        super().on_epoch_end(epoch, logs)
+
+    def figure(self, most: int = 8) -> Figure:
+        """Return a figure with one row per epoch; of more than `most` epochs, a selection."""
+        paths = sorted(self.folder.glob("pictures-*.npy"))
+        places = np.unique(np.linspace(0, len(paths) - 1, min(most, len(paths))).astype(int))
+        rows = [np.concatenate(list(np.load(paths[place])), axis=1) for place in places]
+        size = 0.85 * len(self.labels) + 1, 0.85 * len(rows) + 0.8
+        figure, axis = plt.subplots(figsize=size, layout="constrained")
+        axis.imshow(np.concatenate(rows))
+        axis.set_xticks(16 + 32 * np.arange(len(self.names)), self.names, fontsize=8)
+        axis.set_yticks(16 + 32 * np.arange(len(rows)), [f"epoch {place + 1}" for place in places])
+        axis.tick_params(length=0)
+        return figure
+
+
+def draw_history(history: dict[str, list]) -> Figure:
+    """Return a figure of a GAN's training run: losses, Fréchet distance, and the other scores."""
+    panels = {
+        "loss (epoch mean)": {"discriminator": "d_loss", "generator": "g_loss"},
+        "Fréchet distance": {"to the validation images": "fid"},
+        "share": {"GAN-test": "gan_test", "diversity": "diversity"},
+    }
+    figure, axes = plt.subplots(1, 3, figsize=(11, 3.2), layout="constrained")
+    for axis, (ylabel, curves) in zip(axes, panels.items(), strict=True):
+        axis.set_prop_cycle(color=seaborn.color_palette("colorblind"))
+        for label, name in curves.items():
+            axis.plot(range(1, len(history[name]) + 1), history[name], "o-", ms=4, label=label)
+        axis.set(xlabel="epoch", ylabel=ylabel)
+        axis.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+        axis.legend(fontsize=8)
+    return figure
+
+
+def find_nearest(images: np.ndarray, references: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return each image's distance (n,) to the nearest reference, mirrored or not, and its index.
+
+    The distance is Euclidean, over all pixels and channels, in levels of 0 to 255.
+    """
+    straight = measures.nearest(images, references)
+    mirrored = measures.nearest(images[:, :, ::-1], references)
+    closer = straight[0] <= mirrored[0]
+    return np.where(closer, straight[0], mirrored[0]), np.where(closer, straight[1], mirrored[1])

@@ -1,0 +1,131 @@
+"""Tables and numbers in the README, the docs and the notebooks are those of the records."""
+
+import itertools
+import re
+
+import nbformat
+import numpy as np
+import pytest
+from conftest import ROOT
+
+from core import comparison, measures, records
+from tools import cells, tables
+
+PAGES = {
+    path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
+    for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+}
+# What no record holds: results of others, levels of intervals and quantiles, versions of Python.
+CITED = {"44.83", "71.10", "77.98", "95", "99", "3.11", "3.12", "3.13"}
+STUDY = {  # rows of docs/study.md: the arm with GAN images and the one without
+    "400, labels of a teacher": ("distilled-400-gan", "distilled-400"),
+    "400, labels of a teacher, three times the steps":
+        ("distilled-400-gan-long", "distilled-400-long"),
+    "400, hard labels": ("hard-400-gan", "hard-400"),
+    "400, hard labels, three times the steps": ("hard-400-gan-long", "hard-400-long"),
+    "400 of 4,500, labels of a teacher": ("tenth-distilled-400-gan", "tenth-distilled-400"),
+    "all 4,500, labels of a teacher": ("tenth-distilled-4500-gan", "tenth-distilled-4500"),
+}  # fmt: skip
+
+
+def test_every_table_is_what_the_records_give():
+    made, wrong = tables.tables(), []
+    for page, marks in made.items():
+        for mark, table in marks.items():
+            if tables.filled(PAGES[page], mark, table) != PAGES[page]:
+                wrong.append((page, mark))
+    for name in cells.NOTEBOOKS:
+        first = nbformat.read(cells.FOLDER / f"{name}.ipynb", 4).cells[0].source
+        if tables.filled(first, "expected", tables.expected(name)) != first:
+            wrong.append(name)
+    assert wrong == []
+    written = (ROOT / "results" / "cifar100" / "comparison.md").read_text(encoding="utf-8")
+    assert written == made["docs/results.md"]["classifiers"]
+
+
+def test_a_table_replaces_only_what_is_between_its_marks():
+    page = "a\n<!-- x -->\nold<!-- /x -->\nb"
+    assert tables.filled(page, "x", "new\n") == "a\n<!-- x -->\nnew\n<!-- /x -->\nb"
+    for mark, broken in (("y", page), ("x", page.replace("<!-- /x -->", ""))):
+        with pytest.raises(ValueError, match=f"no marks '{mark}'"):
+            tables.filled(broken, mark, "new")
+
+
+def accuracies():
+    """Return test accuracies (%) by seed: of groups of runs, of pairs, and of the study's arms."""
+    runs, arms = comparison.frame(list(records.read("cifar100", published=True).values())), {}
+    groups = [dict(zip(group["seed"], 100 * group["test_accuracy"], strict=True))
+              for group in comparison.groups(runs)]  # fmt: skip
+    pairs = [[dict(zip(pair["seed"], 100 * pair[f"test_accuracy_{kind}"], strict=True))
+              for kind in ("with", "without")] for pair in comparison.pairs(runs)]  # fmt: skip
+    for record in records.read("study", published=True).values():
+        arms.setdefault(record["arm"], {})[record["seed"]] = 100 * record["test_accuracy"]
+    return groups, pairs, arms
+
+
+def differences(arm, control):
+    return [arm[seed] - control[seed] for seed in sorted(arm.keys() & control.keys())]
+
+
+def facts(samples):
+    """Return the mean of each sample, the ends of its interval, and half the interval's width."""
+    found = [np.mean(each) for each in samples]
+    for mean, half in (measures.mean_and_interval(each) for each in samples if len(each) > 1):
+        found += [mean - half, mean + half, half]
+    return found
+
+
+def numbers(page):
+    """Return the numbers in a page's sentences that are decimal, in per cent or in points."""
+    code = r"(?m)<!-- (\w+) -->(?s:.*)<!-- /\1 -->|`[^`]*`|\]\([^)]*\)|^    .*$"
+    number = r"(?<![\w.,])[+-]?(?:\d+\.\d+|\d+(?= ?%| (?:percentage )?points))(?![\w.]*\d)"
+    return re.findall(number, re.sub(code, " ", page))
+
+
+def test_numbers_in_sentences_are_found():
+    text = "VGG-16 x0.25 (2015): -1.42 points, 3 runs, 9 %, 10,000 images, 2 percentage points.\n"
+    text += "    0.5\n`0.5` [0.7](0.8.md)\n<!-- a -->\n0.9\n<!-- /a -->"
+    assert numbers(text) == ["-1.42", "9", "2", "0.7"]
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/results.md"])
+def test_every_number_in_a_sentence_is_one_of_the_records(page):
+    groups, pairs, arms = accuracies()
+    pairs += [[arms[one], arms[other]] for one, other in STUDY.values()]
+    gains = facts([differences(*pair) for pair in pairs])
+    others = facts([list(each.values()) for each in (*groups, *arms.values())])
+    others += facts([differences(*pair) for pair in itertools.combinations(groups, 2)])
+    wrong = []
+    for number in set(numbers(PAGES[page])) - CITED:
+        places = len(number.partition(".")[2])
+        known = {f"{gain:+.{places}f}" for gain in gains}  # a sign belongs to a difference
+        known |= {f"{abs(fact):.{places}f}" for fact in (*gains, *others)}
+        if number not in known:
+            wrong.append(number)
+    assert wrong == []
+
+
+def test_the_table_of_the_old_study_is_what_the_records_give():
+    _, pairs, arms = accuracies()
+
+    def row(name, arm, control):
+        means = " | ".join(f"{np.mean(list(each.values())):.1f} %" for each in (arm, control))
+        gain = comparison.gain_with_interval(differences(arm, control))
+        return f"| {name} | {means} | {gain} | {len(arm)} |"
+
+    lines = [line for line in PAGES["docs/study.md"].splitlines() if line.startswith("|")]
+    assert lines[2] in [row("all 45,000, hard labels", *pair) for pair in pairs]
+    assert lines[3:] == [row(name, arms[one], arms[other]) for name, (one, other) in STUDY.items()]
+
+
+def test_links_lead_somewhere_and_tests_that_the_docs_name_exist():
+    sources = {path.stem: path.read_text("utf-8") for path in (ROOT / "tests").glob("*.py")}
+    every, broken = "\n".join(sources.values()), []
+    for page, text in PAGES.items():
+        for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text):
+            if not link.startswith("http") and not (ROOT / page).parent.joinpath(link).exists():
+                broken.append((page, link))
+        for name in set(re.findall(r"\btest_\w+", text)) - sources.keys():
+            if f"def {name}(" not in every:
+                broken.append((page, name))
+    assert broken == []

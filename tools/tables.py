@@ -1,0 +1,122 @@
+"""The tables of the README, the docs and the notebooks' first cells, made of published records.
+
+Programs fill tables; people write the sentences around them.
+"""
+
+import json
+
+import nbformat
+import pandas
+
+import core
+from core import comparison, records
+from tools import bench, cells
+
+RESULTS = core.ROOT / "results"
+TRAINS = {  # notebook: records whose minutes and accuracy its first cell shows, and its measure
+    "gan_synthetic_images": (("gan", "gan_long"), "gan_train", "GAN-train"),
+    "vgg16_with_gan": (("vgg16", "vgg16_gan"), "test_accuracy", "test accuracy"),
+    "resnet_baseline": (("resnet",), "test_accuracy", "test accuracy"),
+}
+
+
+def tables() -> dict[str, dict[str, str]]:
+    """Return the tables by page and by the name of the marks that enclose them."""
+    runs = comparison.frame(list(records.read("cifar100", published=True).values()))
+    return {
+        "README.md": {"summary": comparison.groups_table(comparison.groups(runs))},
+        "docs/results.md": {
+            "classifiers": comparison.runs_table(runs),
+            "pairs": "\n".join(comparison.pairs_table(pair) for pair in comparison.pairs(runs)),
+            "gans": gan_table(),
+        },
+        "docs/models.md": {"models": models_table()},
+        "docs/speed.md": {"bench": bench_table()},
+    }
+
+
+def fill() -> None:
+    """Put the tables into the pages, results/cifar100/comparison.md and the notebooks."""
+    for page, marks in tables().items():
+        path = core.ROOT / page
+        text = path.read_text(encoding="utf-8")
+        for mark, table in marks.items():
+            text = filled(text, mark, table)
+        path.write_text(text, encoding="utf-8")
+    table = tables()["docs/results.md"]["classifiers"]
+    (RESULTS / "cifar100" / "comparison.md").write_text(table, encoding="utf-8")
+    for name in cells.NOTEBOOKS:
+        path = cells.FOLDER / f"{name}.ipynb"
+        notebook = nbformat.read(path, 4)
+        first = notebook.cells[0]
+        first.source = filled(first.source, "expected", expected(name))
+        nbformat.write(notebook, path)
+
+
+def filled(page: str, mark: str, table: str) -> str:
+    """Return a page with a table between the marks of that name. Raises `ValueError`."""
+    start, end = f"<!-- {mark} -->\n", f"<!-- /{mark} -->"
+    before, found, rest = page.partition(start)
+    if not found or end not in rest:
+        raise ValueError(f"the page has no marks {mark!r}")
+    return f"{before}{start}{table}{end}{rest.partition(end)[2]}"
+
+
+def expected(notebook: str) -> str:
+    """Return the table of a notebook's first cell: what to expect, in how many minutes."""
+    names, key, measure = TRAINS[notebook]
+    published, rows = records.read("cifar100", published=True), []
+    for name in names:
+        record = published[name]
+        minutes = f"{record['seconds'] / 60:.0f}"
+        rows.append([f"`{name}`", minutes, f"{100 * record[key]:.1f} %", record["device"]])
+    columns = ["run", "minutes of training", measure, "on"]
+    return comparison.markdown(pandas.DataFrame(rows, columns=columns))
+
+
+def gan_table() -> str:
+    """Return the table of the published GANs, shortest training first, and of real images."""
+    made = [each for each in records.read("cifar100", published=True).values() if "fid" in each]
+    rows = []
+    for record in sorted(made, key=lambda record: record["seconds"]):
+        chosen = record["parameters"]
+        rows.append({
+            "GAN": f"`{record['name']}`",
+            "channels": chosen["CHANNELS"],
+            "epochs": record["epochs_run"],
+            "minutes": f"{record['seconds'] / 60:.1f}",
+            "candidates": chosen["CANDIDATES"],
+            "GAN-train": f"{100 * record['gan_train']:.1f} %",
+            "as a share of real images": f"{record['gan_train_ratio']:.2f}",
+            "GAN-test": f"{100 * record['gan_test']:.1f} %",
+            "Fréchet distance": f"{record['fid']:.1f}",
+            "diversity": f"{record['diversity']:.2f}",
+            "memorised": f"{100 * record['memorised_pixels']:.1f} %",
+        })  # fmt: skip
+    real, fid = f"{100 * made[0]['gan_test_real']:.1f} %", f"{made[0]['fid_real']:.1f}"
+    rows.append(
+        dict(zip(rows[0], ["real images", *"––––", real, 1, real, fid, 1, "1 %"], strict=True))
+    )
+    return comparison.markdown(pandas.DataFrame(rows))
+
+
+def models_table() -> str:
+    """Return the table of published networks with what their records measured."""
+    folder, published = RESULTS / "cifar100", records.read("cifar100", published=True)
+    rows = []
+    for path in (*records.classifier_files(folder), *sorted(folder.glob("*_generator.keras"))):
+        record = published[path.stem.removesuffix("_generator")]
+        key = "gan_train" if "gan_train" in record else "test_accuracy"
+        measure = "GAN-train" if key == "gan_train" else "test accuracy"
+        rows.append([
+            f"[`{path.name}`](../results/cifar100/{path.name})", record["model"],
+            f"{record['parameter_count']:,}", f"{path.stat().st_size / 1e6:.1f} MB",
+            f"{measure} {100 * record[key]:.1f} %",
+        ])  # fmt: skip
+    columns = ["file", "network", "parameters", "size", "measured"]
+    return comparison.markdown(pandas.DataFrame(rows, columns=columns))
+
+
+def bench_table() -> str:
+    """Return the table of the published speed measurements."""
+    return bench.report(json.loads((RESULTS / "bench" / "bench.json").read_text(encoding="utf-8")))
