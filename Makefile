@@ -1,6 +1,6 @@
 # Another Python: make run PYTHON=python3.12
-SCALES = long wide wide-resnet best adam scarce tail gpu paper
-.PHONY: help run $(SCALES) test browser soak fuzz bench parity study study-smoke lab lint format publish clean
+SCALES = long wide wide-resnet best gpu
+.PHONY: help run $(SCALES) test quick browser soak fuzz bench lab lint format publish clean
 PYTHON ?= python3
 BIN = .venv/bin
 
@@ -16,26 +16,20 @@ $(SCALES): .venv/run  ## the same at a named scale: recipes.toml
 test: .venv/dev  ## all tests
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
 
+quick: .venv/dev  ## the tests that take no more than a second or so each
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m "not slow" $(ARGS)
+
 browser: .venv/dev  ## notebooks in Jupyter Lab, driven by the system's Chromium
 	$(BIN)/python -m pytest tests/browser.py $(ARGS)
 
 soak: .venv/dev  ## twenty kill -9 in a row, for the GAN and the classifier
-	KILLS=20 $(BIN)/python -m pytest -s tests/test_checkpoints.py tests/test_gan.py -k killed
+	KILLS=20 $(BIN)/python -m pytest -s tests/test_training.py tests/test_gan.py -k killed
 
 fuzz: .venv/dev  ## 3,000 damaged or made-up files
 	CASES=500 $(BIN)/python -m pytest tests/test_fuzz.py
 
 bench: .venv/bench  ## training speed against plain PyTorch, to runs/bench
 	$(BIN)/python -m tools.bench $(ARGS)
-
-parity: .venv/run  ## whether what makes it fast costs accuracy, to runs/bench
-	$(BIN)/python -m tools.parity $(ARGS)
-
-study: .venv/run  ## what GAN images are good for: the runs that are missing, to runs/study
-	$(BIN)/python -m tools.study $(ARGS)
-
-study-smoke: .venv/run  ## the same on the stand-in with a tiny network, to runs/study-smoke
-	$(BIN)/python -m tools.study --smoke $(ARGS)
 
 lab: .venv/run  ## Jupyter in the browser
 	$(BIN)/jupyter lab notebooks
