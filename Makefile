@@ -23,7 +23,7 @@ browser: .venv/dev  ## notebooks in Jupyter Lab, driven by the system's Chromium
 	$(BIN)/python -m pytest tests/browser.py $(ARGS)
 
 soak: .venv/dev  ## twenty kill -9 in a row, for the GAN and the classifier
-	KILLS=20 $(BIN)/python -m pytest -s tests/test_training.py tests/test_gan.py -k killed
+	KILLS=20 $(BIN)/python -m pytest -s tests/test_interruptions.py tests/test_gan.py -k killed
 
 fuzz: .venv/dev  ## 3,000 damaged or made-up files
 	CASES=500 $(BIN)/python -m pytest tests/test_fuzz.py

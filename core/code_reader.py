@@ -5,14 +5,13 @@ comments and docstrings leave no trace, together with the globals, closures and 
 Objects count by the state that pickle would store, so underscores and `__slots__` count, and
 Keras's by their configuration and every attribute that Keras's own code does not assign.
 
-Why no library does this: cloudpickle's bytes change with a comment, `inspect.getclosurevars`
-overlooks nested functions, `ast` needs source text that lambdas and generated code lack, and a
-traced graph shows neither the batches nor the callbacks, which are plain Python.
+No library does this: cloudpickle's bytes change with a comment, `inspect.getclosurevars` overlooks
+nested functions, `ast` needs source text that lambdas lack, and a traced graph shows neither the
+batches nor the callbacks, which are plain Python.
 """
 
 import dis
 import functools
-import importlib
 import importlib.metadata
 import json
 import os
@@ -33,8 +32,8 @@ from core.files import array_digest, short_digest
 # What a function may reach through these names cannot be told from its code.
 UNREADABLE = {"globals", "vars", "eval", "exec", "open", "input", "__import__"}
 UNREADABLE_ATTRIBUTES = {"__dict__", "__globals__", "environ", "getenv", "import_module", "modules"}
-NO_MEMBERS = {"__dict__", "__weakref__", "__doc__", "__module__", "__annotations__", "_abc_impl"}
-NO_MEMBERS |= {"__slotnames__", "__static_attributes__", "__firstlineno__"}  # Python adds these
+ADDED_BY_PYTHON = {"__dict__", "__weakref__", "__doc__", "__module__", "__annotations__"}
+ADDED_BY_PYTHON |= {"_abc_impl", "__slotnames__", "__static_attributes__", "__firstlineno__"}
 CHANGED_BY_FIT = {"_model", "params", "optimizer", "_compile_config", "history"}
 
 # pip can put packages anywhere. If this project lies beside them, each package counts by itself.
@@ -47,10 +46,7 @@ INSTALLED = (
 
 
 class CodeReader:
-    """Describes values for JSON; gathers the functions, classes and globals behind them in `used`.
-
-    What cannot be read is named in `unreadable`; `packages` are the installed ones that code uses.
-    """
+    """Describes values for JSON, and gathers the code, globals and packages behind them."""
 
     def __init__(self, trained_variables):
         self.trained = {id(variable) for variable in trained_variables}
@@ -83,12 +79,12 @@ class CodeReader:
         return description
 
     def read_container(self, value, where):
-        if isinstance(value, dict):
-            if value.get("class_name") == "__lambda__":  # Keras writes the file's name into it
-                return "a lambda"
-            return {str(name): self.read(part, f"{where}.{name}") for name, part in value.items()}
-        parts = [self.read(part, f"{where}.{place}") for place, part in enumerate(value)]
-        return parts if isinstance(value, (list, tuple)) else sorted(map(json.dumps, parts))
+        if not isinstance(value, dict):
+            parts = [self.read(part, f"{where}.{place}") for place, part in enumerate(value)]
+            return parts if isinstance(value, (list, tuple)) else sorted(map(json.dumps, parts))
+        if value.get("class_name") == "__lambda__":  # Keras writes the file's name into it
+            return "a lambda"
+        return {str(name): self.read(part, f"{where}.{name}") for name, part in value.items()}
 
     def read_object(self, value, where):
         name = self.read_class(type(value))
@@ -147,13 +143,13 @@ class CodeReader:
                 self.packages.add(base.__module__.partition(".")[0])
             elif id(base) not in self.seen:
                 self.seen[id(base)] = base
-                parts = {n: p for n, p in vars(base).items() if n not in NO_MEMBERS}
+                parts = {n: p for n, p in vars(base).items() if n not in ADDED_BY_PYTHON}
                 members = {n: self.read_member(p, f"{base.__name__}.{n}") for n, p in parts.items()}
                 self.enter(f"class {base.__qualname__}", members)
         return kind.__qualname__
 
     def read_member(self, member, where):
-        if isinstance(member, (types.MemberDescriptorType, types.GetSetDescriptorType)):
+        if isinstance(member, types.MemberDescriptorType):
             return "a slot"  # its value is the object's
         if isinstance(member, property):
             return self.read([member.fget, member.fset, member.fdel], where)
@@ -168,17 +164,18 @@ class CodeReader:
         elif id(function) not in self.seen:
             self.seen[id(function)] = function
             codes = _nested(function.__code__)
-            defaults = self.read([function.__defaults__, function.__kwdefaults__], name)
+            defaults = [function.__defaults__, function.__kwdefaults__, vars(function)]
+            defaults = self.read(defaults, name)
             description = {
                 "code": short_digest([_readable(code) for code in codes]),
                 "defaults": defaults,
             }
             self.read_names(name, codes, function.__globals__)
             own = self.enter(name, description)
-            cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
-            for free, cell in cells:
+            names = (f"{own}.{free}" for free in function.__code__.co_freevars)
+            for free, cell in zip(names, function.__closure__ or (), strict=True):
                 if cell != types.CellType():
-                    self.enter(f"{own}.{free}", self.read(cell.cell_contents, f"{own}.{free}"))
+                    self.enter(free, self.read(cell.cell_contents, free))
         return name
 
     def read_names(self, name, codes, space):
@@ -214,23 +211,18 @@ class CodeReader:
                     self.read_global(part, vars(value)[part], attributes)
 
     def enter(self, name, description):
-        """Enter a description under its name, numbered if another one has it; return the name."""
-        number, free = 1, name
-        while self.used.get(free, description) != description:
-            number += 1
-            free = f"{name} ({number})"
-        self.used[free] = description
-        return free
+        """Enter a description under its name, with a stroke if another one has it; return that."""
+        while self.used.get(name, description) != description:
+            name += "'"
+        self.used[name] = description
+        return name
 
     def cannot_read(self, sentence):
         self.unreadable.add(sentence)
         return "unreadable"
 
 
-@functools.cache
-def installed_distributions() -> dict:
-    """Return the names of the distributions that provide each installed package."""
-    return importlib.metadata.packages_distributions()
+installed_distributions = functools.cache(importlib.metadata.packages_distributions)
 
 
 @functools.cache

@@ -17,7 +17,7 @@ import nbformat
 import pytest
 from PIL import Image
 from playwright.sync_api import sync_playwright
-from test_notebooks import TINY
+from test_chain import TINY
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)

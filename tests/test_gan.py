@@ -3,7 +3,8 @@
 import keras
 import numpy as np
 import pytest
-from test_training import assert_same, interrupt, kill_at_random_moments, tiny_data
+from test_interruptions import kill_at_random_moments
+from test_training import assert_same, interrupt, tiny_data
 
 from core import checkpoints, fingerprint, gan, training
 from core.batches import Batches

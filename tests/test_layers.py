@@ -132,14 +132,7 @@ def test_on_two_cores_an_operation_has_one():
     assert run_process(script.format(2), TF_NUM_INTRAOP_THREADS="2")[0] == ["2"]
 
 
-@pytest.fixture(scope="module")
-def process():
-    """What a new process prints, and writes to stderr, that imports Keras and tries three things.
-
-    TensorFlow has to warn. The shortcut of a narrow ResNet has to have the right gradients (with
-    Keras's own, the process may crash). Large arrays have to reuse memory after a `fit`.
-    """
-    return run_process("""
+PROCESS = """
         import core, keras, sys
         print("imported", file=sys.stderr)
 
@@ -179,7 +172,17 @@ def process():
         for _ in range(100):
             np.ones(2**20, "uint8")
         print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-    """)
+    """
+
+
+@pytest.fixture(scope="module")
+def process():
+    """What a new process prints, and writes to stderr, that imports Keras and tries three things.
+
+    TensorFlow has to warn. The shortcut of a narrow ResNet has to have the right gradients (with
+    Keras's own, the process may crash). Large arrays have to reuse memory after a `fit`.
+    """
+    return run_process(PROCESS)
 
 
 @pytest.mark.slow

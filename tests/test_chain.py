@@ -1,0 +1,248 @@
+"""The three notebooks, run for real on tiny data, edited and run again."""
+
+import importlib.util
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import keras
+import nbformat
+import numpy as np
+import pytest
+
+import utils
+from core import records, synthetic
+from core.files import array_digest, file_sha256
+from tools import cells
+
+NAMES = cells.NOTEBOOKS
+TINY = {  # 8 channels: on a CPU PyTorch 2.13 hangs in the gradient of a strided convolution of 4
+    "EPOCHS": 2, "REAL_FRACTION": 0.2, "CHANNELS": 8, "IMAGES_PER_CLASS": 10, "JUDGE_EPOCHS": 1,
+    "WIDTH": 0.05, "SYNTHETIC_PER_CLASS": 3, "DEPTH": 8, "BATCH_SIZE": 64, "PRECISION": "float32",
+}  # fmt: skip
+FOLDER = "shapes100-0.2"  # where the results of TINY are
+GAN, VGG16, RESNET = NAMES
+
+
+def run_notebooks(folder, parameters, only=None, backend="tensorflow"):
+    """Run `python -m tools.run` in a copy of the project, as `make run` does."""
+    known = set().union(*(cells.parameters(name) for name in ([only] if only else NAMES)))
+    command = [sys.executable, "-m", "tools.run", "--dataset", "shapes100"]
+    for name in parameters.keys() & known:
+        command += ["-p", name, str(parameters[name])]
+    command += ["--only", only] if only else []
+    environment = os.environ | {
+        "HOME": str(folder.parent / "home"),
+        "KERAS_BACKEND": backend,
+        "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+    }
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=400
+    )
+
+
+def passed(*arguments, **choices):
+    """Run notebooks, which must succeed, and return what they print."""
+    done = run_notebooks(*arguments, **choices)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
+    return done.stdout
+
+
+def git(folder, *command):
+    identity = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
+    done = subprocess.run(
+        ["git", "-C", folder, *identity, *command], check=True, capture_output=True, text=True
+    )
+    return done.stdout
+
+
+def own_records(folder):
+    paths = (folder / "runs" / FOLDER).glob("*.json")
+    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in paths}
+
+
+@pytest.fixture(scope="module")
+def chain(copy):
+    """The whole chain, run once on tiny data, in a repository of its own."""
+    git(copy, "init", "-q")
+    git(copy, "add", ".")
+    git(copy, "commit", "-qm", "as published")
+    printed = passed(copy, TINY)
+    return copy, printed, own_records(copy)
+
+
+slow = pytest.mark.slow
+
+
+@slow
+def test_the_chain_says_what_it_runs_and_what_came_of_it(chain):
+    first, printed = chain[1].splitlines()[0], chain[1]
+    assert first.startswith("shapes100 (stand-in, NOT CIFAR-100): the notebooks' defaults. Changed")
+    for name in ("judge", "teacher", "gan", "student", "vgg16", "vgg16_gan", "resnet"):
+        assert re.search(rf"^{name}: epoch   1/", printed, flags=re.M)
+    assert re.search(r"^\| VGG-16 x0\.05 \+ GAN, 2 epochs, Muon, your vgg16_gan \| ", printed, re.M)
+
+
+@slow
+def test_the_chain_writes_every_record_in_full(chain):
+    made = chain[2]
+    assert set(made) == {"gan", "vgg16_gan", "vgg16", "resnet"}
+    for name, record in made.items():
+        assert record.keys() >= records.REQUIRED
+        assert (record["name"], record["dataset"], record["seed"]) == (name, "shapes100", 0)
+        assert (record["epochs_run"], record["steps"]) == (2, 2 * 15)  # 900 images in 64s
+        assert all(len(values) == 2 for values in record["history"].values())
+        assert record["versions"]["keras"] == keras.__version__
+        assert record["parameters"]["EPOCHS"] == 2
+    for name in ("vgg16_gan", "vgg16", "resnet"):
+        for key in ("train_accuracy", "val_accuracy", "test_accuracy", "test_top5"):
+            assert 0 <= made[name][key] <= 1
+        assert made[name]["precision"] == "float32"
+    assert [made[name]["trained_on"] for name in ("vgg16", "vgg16_gan")] == [900, 1200]
+    assert made["vgg16"]["recipe"] == made["vgg16_gan"]["recipe"]
+    assert made["gan"]["fid"] > made["gan"]["fid_real"] > 0
+    assert 0 <= made["gan"]["gan_test"] <= 1
+
+
+@slow
+@pytest.mark.parametrize("name", ["vgg16_gan", "vgg16", "resnet"])
+def test_what_is_recorded_is_the_network_that_stopped_on_validation_images(chain, name):
+    folder, _, made = chain
+    data = utils.load("shapes100")
+    _, validation = utils.split(data.y_train, real_fraction=0.2)
+    network = keras.saving.load_model(folder / "runs" / FOLDER / f"{name}.keras")
+    smoothing = made[name]["parameters"]["LABEL_SMOOTHING"]
+    loss = keras.losses.CategoricalCrossentropy(label_smoothing=smoothing)
+    network.compile(loss=loss, metrics=["accuracy"])
+    images = {"val": data.x_train[validation], "test": data.x_test}
+    labels = {"val": data.y_train[validation], "test": data.y_test}
+    for split, x in images.items():
+        y = np.eye(100, dtype="float32")[labels[split]]
+        loss, accuracy = network.evaluate(x, y, batch_size=500, verbose=0)
+        assert made[name][f"{split}_accuracy"] == pytest.approx(accuracy, abs=0.003)
+        is_best = loss == pytest.approx(min(made[name]["history"]["val_loss"]), rel=2e-4)
+        assert is_best == (split == "val")
+
+
+@slow
+def test_the_chain_writes_images_that_its_manifest_and_records_name(chain):
+    folder, _, made = chain
+    data, own = utils.load("shapes100"), folder / "synthetic_images" / "runs" / FOLDER
+    images, labels, manifest = synthetic.load(own, data.class_names)
+    assert np.bincount(labels).tolist() == [10] * 100
+    assert made["vgg16_gan"]["synthetic_digest"] == array_digest(images)
+    train, _ = utils.split(data.y_train, real_fraction=0.2)
+    assert manifest["train_digest"] == array_digest(train)
+    generator = folder / "runs" / FOLDER / "gan_generator.keras"
+    assert manifest["generator_sha256"] == file_sha256(generator)
+
+
+@slow
+def test_the_chain_draws_figures_and_a_table_without_a_warning(chain):
+    results = chain[0] / "runs" / FOLDER
+    figures = {path.stem for path in results.glob("*.png")}
+    expected = "vgg16_curves vgg16_confusion vgg16_classes vgg16_picture resnet_curves"
+    assert figures >= {*expected.split(), "comparison", "pairs", "gan_samples"}
+    assert (results / "comparison.md").read_text(encoding="utf-8").count("\n") == 5
+    for name in NAMES:
+        executed = nbformat.read(results / "notebooks" / f"{name}.ipynb", 4)
+        outputs = [output for cell in executed.cells for output in cell.get("outputs", [])]
+        assert "stand-in, NOT CIFAR-100" in str(outputs)
+        printed = [output for output in outputs if output.output_type == "stream"]
+        warnings = [each.text for each in printed if each.name == "stderr" or "WARN" in each.text]
+        assert [text for text in warnings if "cuda" not in text.lower()] == []
+
+
+@slow
+def test_a_run_leaves_what_is_published_as_it_is(chain):
+    """The first promise: nothing that git knows has changed, and nothing new that it would know."""
+    assert git(chain[0], "status", "--porcelain") == ""
+
+
+OWN_LOSS = """
+class WeightedLoss(keras.losses.Loss):
+    def __init__(self, weight):
+        super().__init__()
+        self._weight = weight
+
+    def call(self, y_true, y_pred):
+        return self._weight * keras.losses.categorical_crossentropy(y_true, y_pred)
+"""
+
+
+@pytest.fixture(scope="module")
+def edited(chain):
+    """What notebook 2 prints and records with a reader's own loss, and as it was before."""
+    path, told = chain[0] / "notebooks" / f"{VGG16}.ipynb", {}
+    text = path.read_text(encoding="utf-8")
+    for weight in (1.0, 3.0, None):
+        notebook = nbformat.reads(text, 4)
+        if weight:
+            (cell,) = [cell for cell in notebook.cells if "def train_vgg16" in cell.source]
+            cell.source = OWN_LOSS + cell.source.replace(
+                "model.compile(optimizer, loss,",
+                f"model.compile(optimizer, WeightedLoss({weight}),",
+            )
+        nbformat.write(notebook, path)
+        told[weight] = passed(chain[0], TINY, only=VGG16), own_records(chain[0])
+    path.write_text(text, encoding="utf-8")
+    return told
+
+
+@slow
+def test_an_edited_cell_is_trained_and_reported_as_it_says(chain, edited):
+    """The second promise, as a reader breaks it: an attribute whose name begins with _."""
+    runs = ("vgg16", "vgg16_gan")
+    for weight in (1.0, 3.0):
+        printed, made = edited[weight]
+        assert printed.count("trained from the start, because the run changed: ") == len(runs)
+        assert "found" not in printed
+        for name in runs:
+            assert made[name]["fingerprint"] != chain[2][name]["fingerprint"]
+            assert made[name]["history"] != chain[2][name]["history"]
+    assert "model.loss._weight is 3.0, was 1.0" in edited[3.0][0]
+    losses = [edited[weight][1]["vgg16"]["history"]["loss"][0] for weight in (1.0, 3.0)]
+    assert losses[1] > 2 * losses[0]
+
+
+@slow
+def test_an_edit_taken_back_finds_the_old_runs_again(chain, edited):
+    printed, made = edited[None]
+    assert printed.count("of this training run, finished") == 2
+    for name in ("vgg16", "vgg16_gan"):
+        for key in ("history", "fingerprint", "steps", "test_accuracy"):
+            assert made[name][key] == chain[2][name][key]
+
+
+@slow
+def test_train_false_only_draws_and_the_record_stays(chain, edited):
+    folder, before = chain[0], own_records(chain[0])
+    manifest = folder / "synthetic_images" / "runs" / FOLDER / "manifest.json"
+    old = json.loads(manifest.read_text(encoding="utf-8"))
+    printed = passed(folder, TINY | {"TRAIN": False, "CANDIDATES": 1}, only=GAN)
+    assert not re.search(r"^gan: epoch", printed, flags=re.M)
+    assert own_records(folder) == before
+    new = json.loads(manifest.read_text(encoding="utf-8"))
+    assert [each["parameters"]["CANDIDATES"] for each in (old, new)] == [4, 1]
+    assert new["images_sha256"] != old["images_sha256"]
+    assert new["generator_sha256"] == old["generator_sha256"] == before["gan"]["generator_sha256"]
+
+
+@slow
+@pytest.mark.parametrize("backend", ["torch", "jax"])
+def test_the_chain_runs_on_another_backend(tmp_path, copy, backend):
+    if not importlib.util.find_spec(backend):
+        pytest.skip(f"{backend} is not installed")
+    left_out = shutil.ignore_patterns("runs", "synthetic_images", ".git")
+    folder = shutil.copytree(copy, tmp_path / backend, ignore=left_out)
+    passed(folder, TINY | {"EPOCHS": 1, "CUTMIX": 1.0, "TRIVIAL_AUGMENT": True}, backend=backend)
+    made = own_records(folder)
+    assert set(made) == {"gan", "vgg16_gan", "vgg16", "resnet"}
+    assert {record["versions"]["backend"] for record in made.values()} == {backend}
+    assert (folder / "synthetic_images" / "runs" / FOLDER / "manifest.json").exists()
+    fingerprint = next((folder / "runs" / FOLDER / "checkpoints").glob("vgg16/*/fingerprint.json"))
+    settings = json.loads(fingerprint.read_text(encoding="utf-8"))["batches"]["state"]
+    assert (settings["trivial_augment"], settings["cutmix"]) == (True, 1.0)

@@ -1,0 +1,161 @@
+"""Training runs that are killed, run out of disk, or are stopped; and folders of others."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import filelock
+import keras
+import numpy as np
+import pytest
+from conftest import ROOT
+from test_training import assert_same, train
+
+from core import checkpoints
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    return train(tmp_path_factory.mktemp("whole"))
+
+
+class PressStop(keras.callbacks.Callback):
+    only_watches = True
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self.model.optimizer.iterations == 33:
+            signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.slow
+def test_a_full_disk_costs_the_checkpoint_and_not_the_run(tmp_path):
+    """A limit of file sizes makes the kernel refuse to write more, as a full disk does."""
+    script = f"""
+        import resource, signal, sys
+        sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "tests")!r}]
+        import test_training
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+        print(test_training.train({str(tmp_path)!r}, epochs=2)[1]["steps"])
+    """
+    command = [sys.executable, "-c", textwrap.dedent(script)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.stdout.strip().endswith("20"), done.stderr
+    assert "No checkpoint was written" in done.stderr
+    assert "File too large" in done.stderr
+    assert not [path for path in tmp_path.glob("*/*") if path.suffix in (".npz", ".partial")]
+
+
+def test_a_second_run_is_refused_at_once_and_touches_nothing(tmp_path):
+    with filelock.FileLock(tmp_path / "lock"):
+        before = sorted(tmp_path.iterdir())
+        with pytest.raises(checkpoints.CheckpointError, match="in use by another run"):
+            train(tmp_path)
+        assert sorted(tmp_path.iterdir()) == before
+    checkpoints.claim(tmp_path)
+    checkpoints.release(tmp_path)
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "results").write_text("a file where a folder should be", encoding="utf-8")
+    with pytest.raises(checkpoints.CheckpointError, match=r"results.* cannot be written"):
+        checkpoints.claim(tmp_path / "results" / "run")
+
+
+@pytest.mark.skipif(
+    not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can change the user"
+)
+def test_a_read_only_folder_is_named(tmp_path):
+    tmp_path.chmod(0o755)
+    (tmp_path / "run").mkdir(mode=0o755)
+    os.seteuid(65534)
+    try:
+        with pytest.raises(checkpoints.CheckpointError, match=r"run cannot be written: .*denied"):
+            checkpoints.claim(tmp_path / "run")
+    finally:
+        os.seteuid(0)
+        checkpoints.release(tmp_path / "run")
+
+
+def test_an_interrupted_cell_can_be_run_again(tmp_path, whole):
+    """SIGINT, as Jupyter's stop button sends it; the kernel and its claim on the folder live on."""
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # as in a kernel
+    try:
+        with pytest.raises(KeyboardInterrupt, match="Run it again") as error:
+            train(tmp_path, callbacks=[PressStop()])
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    assert not any("keras" in str(entry.path) for entry in error.traceback)
+    assert_same(train(tmp_path), whole)
+
+
+@pytest.mark.slow
+def test_flipped_bytes_never_pass(tmp_path):
+    train(tmp_path, epochs=1)
+    (path,) = tmp_path.glob("*/*.npz")
+    content, rng = path.read_bytes(), np.random.default_rng(0)
+    original = checkpoints.read(path)
+    for position in rng.integers(0, len(content), 60):
+        flipped = bytes([content[position] ^ 255])
+        path.write_bytes(content[:position] + flipped + content[position + 1 :])
+        try:
+            state = checkpoints.read(path)
+        except Exception:
+            continue
+        for group, arrays in original["arrays"].items():  # a byte that no reader looks at
+            for mine, theirs in zip(state["arrays"][group], arrays, strict=True):
+                np.testing.assert_array_equal(mine, theirs)
+
+
+def being_saved(folder, since):
+    """Whether a checkpoint is half written, other than one that an earlier kill left behind."""
+    try:
+        return any(path.stat().st_mtime > since for path in folder.glob("*/*.partial"))
+    except FileNotFoundError:  # renamed in the meantime
+        return False
+
+
+def kill_at_random_moments(folder, module, trainer):
+    """Kill a run with -9 during steps and saves and start it again; the caller trains to the end.
+
+    `make soak` kills twenty times (KILLS), `make test` twice.
+    """
+    kills = int(os.environ.get("KILLS", "2"))
+    script = f"""
+        import sys
+        sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "tests")!r}]
+        import os, time, core, keras, {module}
+        class Tell(keras.callbacks.Callback):
+            only_watches = True
+            def on_train_batch_end(self, batch, logs=None):
+                print("step", flush=True)
+        fsync = os.fsync
+        def slow_disk(file):
+            fsync(file)
+            print("save", flush=True)
+            time.sleep(float(sys.argv[1]))
+        os.fsync = slow_disk
+        {module}.{trainer}({str(folder)!r}, callbacks=[Tell()])
+    """
+    rng, torn = np.random.default_rng(0), 0
+    for kill in range(kills):
+        event, disk = ("save", "60") if kill % 2 else ("step", "0.2")
+        command = [sys.executable, "-c", textwrap.dedent(script), disk]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        since = time.time()
+        next(line for line in process.stdout if line.strip() == event)
+        time.sleep(0 if kill % 2 else rng.uniform(0, 0.4))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        torn += being_saved(folder, since)
+    print(f"{trainer}: {kills} kills, {torn} of them in the middle of a save")
+    assert torn >= kills // 2
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments(tmp_path, whole):
+    kill_at_random_moments(tmp_path / "run", "test_training", "train")
+    assert_same(train(tmp_path / "run"), whole)
