@@ -13,21 +13,14 @@ from core import datasets
 from core.cifar100 import DataError, Dataset
 from core.streams import random_stream
 
-# --------------------------------------------------------------------------------- load, split
-
 
 def load(name: str) -> Dataset:
-    """Return the dataset "cifar100", or its built-in stand-in "shapes100".
-
-    CIFAR-100 is downloaded if it is not on disk. Raises `DataError` if a file was altered, or if
-    there is neither a copy nor a network.
-    """
+    """Return "cifar100", downloaded if need be, or "shapes100". Raises `DataError`."""
     return datasets.load(name)
 
 
-def split(
-    labels: np.ndarray, validation: float = 0.1, real_fraction: float = 1.0, seed: int = 0
-) -> tuple[np.ndarray, np.ndarray]:
+def split(labels: np.ndarray, validation: float = 0.1, real_fraction: float = 1.0,
+          seed: int = 0) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
     """Return sorted, disjoint indices of training and validation images, stratified by class.
 
     `labels` are those of the official training images (n,). `real_fraction` (0 to 1) keeps that
@@ -44,9 +37,6 @@ def split(
     return np.sort(np.concatenate(train)), np.sort(np.concatenate(held_out))
 
 
-# ----------------------------------------------------------------------------------- normalise
-
-
 def to_bytes(images: np.ndarray) -> np.ndarray:
     """Return images of -1 to 1 (float) as 0 to 255 (`uint8`), as a PNG file holds them."""
     levels = (np.asarray(images, "float32") + 1.0) * 127.5
@@ -54,9 +44,9 @@ def to_bytes(images: np.ndarray) -> np.ndarray:
 
 
 def channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the mean and the variance (3,) of each channel of `uint8` images (n, 32, 32, 3).
+    """Return mean and variance (3,), on the scale 0 to 255, of `uint8` images (n, 32, 32, 3).
 
-    They are on the scale 0 to 255, and computed from counts, without a float copy of the images.
+    They are computed from counts, without a float copy of the images.
     """
     levels, mean, variance = np.arange(256), np.zeros(3), np.zeros(3)
     for channel in range(3):
@@ -66,17 +56,9 @@ def channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return mean, variance
 
 
-# --------------------------------------------------------------------------------------- merge
-
-
-def merge(
-    images: np.ndarray,
-    labels: np.ndarray,
-    synthetic_images: np.ndarray,
-    synthetic_labels: np.ndarray,
-    per_class: int,
-    seed: int = 0,
-) -> tuple[np.ndarray, np.ndarray]:
+def merge(images: np.ndarray, labels: np.ndarray, synthetic_images: np.ndarray,
+          synthetic_labels: np.ndarray, per_class: int,
+          seed: int = 0) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
     """Return training images and labels with `per_class` synthetic images of each class, shuffled.
 
     Images are `uint8` (n, 32, 32, 3), labels `int` (n,). With `per_class = 0` the real images are
@@ -90,13 +72,10 @@ def merge(
         advice = "Notebook 1 draws IMAGES_PER_CLASS of them"
         raise DataError(f"SYNTHETIC_PER_CLASS = {per_class}: a class has only {fewest}. {advice}.")
     chosen = np.concatenate(chosen)
-    merged_images = np.concatenate([images, synthetic_images[chosen]])
-    merged_labels = np.concatenate([labels, synthetic_labels[chosen]])
-    order = random_stream("merge", seed).permutation(len(merged_images))
-    return merged_images[order], merged_labels[order]
-
-
-# ---------------------------------------------------------------------------------------- plot
+    images = np.concatenate([images, synthetic_images[chosen]])
+    labels = np.concatenate([labels, synthetic_labels[chosen]])
+    order = random_stream("merge", seed).permutation(len(images))
+    return images[order], labels[order]
 
 
 def plot_curves(histories: dict[str, dict], title: str, path: Path | None = None) -> None:
@@ -110,9 +89,8 @@ def draw_curves(histories: dict[str, dict]) -> Figure:
     `histories` maps the name of a run to its history, a dictionary with a list per metric.
     """
     figure, (loss, accuracy) = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
-    for colour, (name, history) in zip(
-        seaborn.color_palette("colorblind"), histories.items(), strict=False
-    ):
+    colours = seaborn.color_palette("colorblind")
+    for colour, (name, history) in zip(colours, histories.items(), strict=False):
         epochs = range(1, len(history["loss"]) + 1)
         for axis, metric, scale in ((loss, "loss", 1), (accuracy, "accuracy", 100)):
             training = scale * np.array(history[metric])
@@ -127,14 +105,8 @@ def draw_curves(histories: dict[str, dict]) -> Figure:
     return figure
 
 
-def plot_images(
-    images: np.ndarray,
-    captions: Sequence[str],
-    title: str,
-    path: Path | None = None,
-    columns: int = 10,
-    row_labels: Sequence[str] = (),
-) -> None:
+def plot_images(images: np.ndarray, captions: Sequence[str], title: str, path: Path | None = None,
+                columns: int = 10, row_labels: Sequence[str] = ()) -> None:  # fmt: skip
     """Draw images `uint8` (n, 32, 32, 3) in rows of `columns`, and save the figure to `path`.
 
     The first images get a caption, as many as there are; the rows get a label on their left.
@@ -154,13 +126,9 @@ def plot_images(
     save_figure(figure, title, path)
 
 
-def plot_classes(
-    images: np.ndarray, class_names: Sequence[str], title: str, path: Path | None = None
-) -> None:
-    """Draw ten images of each of 100 classes in four blocks of 25, and save it to `path`.
-
-    `images` are `uint8` (1000, 32, 32, 3) in the order of the classes.
-    """
+def plot_classes(images: np.ndarray, class_names: Sequence[str], title: str,
+                 path: Path | None = None) -> None:  # fmt: skip
+    """Draw ten images of each of 100 classes, in order: `uint8` (1000, 32, 32, 3)."""
     figure, axes = plt.subplots(1, 4, figsize=(15, 7), layout="constrained")
     blocks = images.reshape(4, 25, 10, 32, 32, 3).transpose(0, 1, 3, 2, 4, 5)
     for i, (axis, block) in enumerate(zip(axes, blocks, strict=True)):

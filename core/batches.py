@@ -16,6 +16,10 @@ AHEAD = 2  # batches made while a GPU trains
 class Batches(keras.utils.PyDataset):
     """Shuffled batches of randomly cropped and flipped `uint8` images and one-hot labels.
 
+    Images are (n, height, width, 3), labels `int` (n,). `pad` is the largest shift of a crop in
+    pixels, `cutmix` the probability (0 to 1) that CutMix mixes a batch, and `noise_size` the length
+    of the normal vector that a GAN needs for each image. By default, an epoch shows every image.
+
     The order depends on (seed, epoch) alone and the rest on (seed, epoch, step) alone, so a resumed
     run sees the same data. All batches are full: the order wraps round. `epoch` counts from 1, as
     Keras's `fit` calls `on_epoch_end` before the first epoch too. While a GPU trains, threads make
@@ -23,18 +27,10 @@ class Batches(keras.utils.PyDataset):
     """
 
     def __init__(
-        self,
-        images: np.ndarray,  # `uint8` (n, height, width, 3)
-        labels: np.ndarray,  # `int` (n,), each below `classes`
-        batch_size: int,
-        seed: int = 0,
-        pad: int = 4,  # the largest shift of a crop, in pixels
-        cutmix: float = 0.0,  # the probability (0 to 1) that CutMix mixes a batch
-        trivial_augment: bool = False,  # whether TrivialAugment changes each image
-        noise_size: int = 0,  # the length of a normal vector for each image, which a GAN needs
-        steps_per_epoch: int | None = None,  # by default, as many as show every image
-        classes: int = 100,
-    ):
+        self, images: np.ndarray, labels: np.ndarray, batch_size: int, seed: int = 0, pad: int = 4,
+        cutmix: float = 0.0, trivial_augment: bool = False, noise_size: int = 0,
+        steps_per_epoch: int | None = None, classes: int = 100,
+    ):  # fmt: skip
         super().__init__()
         self.images, self.labels, self.batch_size, self.seed = images, labels, batch_size, seed
         self.pad, self.cutmix, self.trivial_augment = pad, cutmix, trivial_augment
@@ -103,10 +99,7 @@ def crop_and_flip(images: np.ndarray, rng: np.random.Generator, pad: int = 4) ->
 
 
 def cutmix(images: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> tuple:
-    """Paste a rectangle of another image into each, and share the labels by area.
-
-    The centre is anywhere; the area is uniform before the edges cut it (Yun et al., 2019, 3.1).
-    """
+    """Paste a part of another image into each, and share labels by area (Yun et al., 2019, 3.1)."""
     height, width = images.shape[1:3]
     side = rng.random() ** 0.5
     corners = []

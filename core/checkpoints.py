@@ -19,10 +19,9 @@ class CheckpointError(RuntimeError):
 
 
 def claim(folder: Path) -> None:
-    """Take `folder` for this process until it ends or calls `release`.
+    """Take `folder` for this process, the first of its workers, until it ends or calls `release`.
 
-    Of several workers the first one takes it for all. Raises `CheckpointError` if another process
-    has it, or if it cannot be written.
+    Raises `CheckpointError` if another process has it, or if it cannot be written.
     """
     if not devices.is_chief():
         return
@@ -33,10 +32,8 @@ def claim(folder: Path) -> None:
         if not lock.is_locked:
             lock.acquire(blocking=False)
     except filelock.Timeout as error:
-        advice = "Wait for it, or shut its kernel down"
-        raise CheckpointError(
-            f"{folder} is in use by another run of this notebook. {advice}."
-        ) from error
+        words = "is in use by another run of this notebook. Wait for it, or shut its kernel down."
+        raise CheckpointError(f"{folder} {words}") from error
     except OSError as error:
         raise CheckpointError(f"{folder} cannot be written: {error}") from error
 
@@ -60,8 +57,8 @@ def write(folder: Path, state: dict) -> None:
             np.savez(file, state=np.frombuffer(rest.encode(), np.uint8), **arrays)
         remove(folder, CHECKPOINTS_KEPT)
     except OSError as error:
-        words = f"No checkpoint was written to {path}: {error}. The training run goes on"
-        warnings.warn(f"{words}.", stacklevel=2)
+        words = f"No checkpoint was written to {path}: {error}. The training run goes on."
+        warnings.warn(words, stacklevel=2)
 
 
 def read(path: Path) -> dict:

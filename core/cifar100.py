@@ -17,10 +17,9 @@ import core
 
 TITLES = {"cifar100": "CIFAR-100", "shapes100": "shapes100 (stand-in, NOT CIFAR-100)"}
 CIFAR100_MD5 = {  # of the official files
-    "train": "16019d7e3df5f24257cddd939b257f8d",
-    "test": "f0ef6b0ae62326f3e7ffdfab6717acfc",
+    "train": "16019d7e3df5f24257cddd939b257f8d", "test": "f0ef6b0ae62326f3e7ffdfab6717acfc",
     "meta": "7973b15100ade9c7d40fb424638fde48",
-}
+}  # fmt: skip
 CIFAR100_SHA256 = "85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7"
 CIFAR100_URLS = (  # all serve the same bytes; the official host comes last because it is throttled
     "https://dataset.bj.bcebos.com/cifar/cifar-100-python.tar.gz",
@@ -126,13 +125,12 @@ def image_arrays(content: dict) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return np.ascontiguousarray(images), labels, superclasses
 
 
-def download_cifar100(
-    urls: tuple[str, ...] = CIFAR100_URLS, sha256: str = CIFAR100_SHA256, timeout: float = 30
-) -> Path:
+def download_cifar100(urls: tuple[str, ...] = CIFAR100_URLS, sha256: str = CIFAR100_SHA256,
+                      timeout: float = 30) -> Path:  # fmt: skip
     """Download CIFAR-100 from the first mirror that works to ./data/cifar-100-python; return it.
 
-    The archive is unpacked in a temporary folder that is renamed at the end, so an interrupted
-    download, or two at once, leave nothing half made. `timeout` is in seconds, for each read.
+    The archive is unpacked in a temporary folder and each file is then renamed, so an interrupted
+    download, or two at once, leave no file half made. `timeout` is in seconds, for each read.
     """
     target, failures = core.ROOT / "data" / FOLDER, ""
     target.parent.mkdir(exist_ok=True)
@@ -142,7 +140,9 @@ def download_cifar100(
                 http = pooch.HTTPDownloader(sys.stderr.isatty(), timeout=timeout)
                 archive = pooch.retrieve(url, f"sha256:{sha256}", "file", folder, downloader=http)
                 unpack(archive, Path(folder) / "files")
-                _rename_or_merge(Path(folder) / "files", target)
+                target.mkdir(exist_ok=True)
+                for name in CIFAR100_MD5:
+                    (Path(folder) / "files" / name).replace(target / name)
         except Exception as error:  # a damaged archive can raise anything
             failures += f"\n  {url}: {error!r:.200}"
         if not missing_files(target):  # also if another process was faster
@@ -162,14 +162,6 @@ def unpack(archive: Path | str, folder: Path) -> None:
     with tarfile.open(archive) as tar:
         for name in CIFAR100_MD5:
             (folder / name).write_bytes(tar.extractfile(f"{FOLDER}/{name}").read())
-
-
-def _rename_or_merge(folder: Path, target: Path) -> None:
-    try:
-        folder.rename(target)
-    except OSError:  # the target exists: it lacks files, or another process was faster
-        for name in CIFAR100_MD5:
-            (folder / name).replace(target / name)
 
 
 CLASS_NAMES = [  # in the order of the labels

@@ -5,15 +5,12 @@ import pandas
 
 from core import measures
 
-ALIKE = ["source", "model", "recipe", "precision", "hardware"]
-ALIKE += ["synthetic_per_class", "synthetic_kind"]
+SYNTHETIC = ["synthetic_per_class", "synthetic_kind"]
+ALIKE = ["source", "model", "recipe", "precision", "hardware", *SYNTHETIC]
 ACCURACIES = {
-    "train_accuracy": "train",
-    "val_accuracy": "validation",
-    "test_accuracy": "test",
-    "test_top5": "test, top 5",
-    "test_flip_accuracy": "test, with mirror images",
-}
+    "train_accuracy": "train", "val_accuracy": "validation", "test_accuracy": "test",
+    "test_top5": "test, top 5", "test_flip_accuracy": "test, with mirror images",
+}  # fmt: skip
 
 
 def frame(records: list[dict]) -> pandas.DataFrame:
@@ -39,10 +36,7 @@ def frame(records: list[dict]) -> pandas.DataFrame:
 
 
 def groups(runs: pandas.DataFrame) -> list[pandas.DataFrame]:
-    """Return runs in groups that differ in their seed alone, best mean first.
-
-    A seed counts once, whatever its runs are called.
-    """
+    """Return groups of runs that differ in their seed alone, best mean first, a seed once."""
     if runs.empty:
         return []
     found = [group for _, group in runs.groupby(ALIKE, dropna=False)]
@@ -73,16 +67,13 @@ def mean_with_interval(fractions, unit: str = "%") -> str:
 def runs_table(runs: pandas.DataFrame) -> str:
     """Return a Markdown table with one row per run."""
     columns = {
-        "model": runs["model"],
-        "run": runs["source"] + ": " + runs["name"],
-        "optimiser": runs["optimizer"],
-        "seed": runs["seed"],
+        "model": runs["model"], "run": runs["source"] + ": " + runs["name"],
+        "optimiser": runs["optimizer"], "seed": runs["seed"],
         "GAN images per class": runs["synthetic_per_class"],
         "parameters": runs["parameter_count"].map("{:,.0f}".format, na_action="ignore"),
-        "steps": runs["steps"].map("{:,}".format),
-        "minutes": runs["minutes"].map("{:.1f}".format),
+        "steps": runs["steps"].map("{:,}".format), "minutes": runs["minutes"].map("{:.1f}".format),
         "on": runs["device"].str.partition(",")[0],
-    }
+    }  # fmt: skip
     for column, words in ACCURACIES.items():
         columns[words] = (100 * runs[column]).map("{:.2f} %".format, na_action="ignore")
     return markdown(pandas.DataFrame(columns).astype(object).fillna("–"))
@@ -92,30 +83,26 @@ def groups_table(found: list[pandas.DataFrame]) -> str:
     """Return a Markdown table with one row per group: mean test accuracy and its interval."""
     rows = []
     for group in found:
-        accuracy = mean_with_interval(group["test_accuracy"])
-        minutes = f"{group['minutes'].mean():.0f}"
+        accuracy, minutes = mean_with_interval(group["test_accuracy"]), group["minutes"].mean()
         device = group["device"].iloc[0].partition(" (")[0]
-        rows.append([label(group), accuracy, len(group), minutes, device])
+        rows.append([label(group), accuracy, len(group), f"{minutes:.0f}", device])
     columns = ["network", "test accuracy", "seeds", "minutes", "on"]
     return markdown(pandas.DataFrame(rows, columns=columns))
 
 
 def pairs(runs: pandas.DataFrame) -> list[pandas.DataFrame]:
-    """Return the pairs of runs with and without GAN images, one frame per recipe, a row per seed.
+    """Return pairs of runs alike but for GAN images: one frame per recipe, with a row per seed.
 
-    Both runs of a pair have the same recipe, precision and hardware, and the same seed. Columns
-    end in _with and _without; `gain` is the difference of test accuracy in percentage points.
+    Columns end in _with and _without; `gain` is the difference of test accuracy in points.
     """
     if runs.empty:
         return []
     same = ["source", "recipe", "network", "precision", "hardware", "seed"]
-    runs = runs.sort_values("name").drop_duplicates(
-        [*same, "synthetic_per_class", "synthetic_kind"]
-    )
+    runs = runs.sort_values("name").drop_duplicates([*same, *SYNTHETIC])
     with_gan, without = runs[runs.synthetic_per_class > 0], runs[runs.synthetic_per_class == 0]
     both = with_gan.merge(without, on=same, suffixes=("_with", "_without"))
     both["gain"] = 100 * (both["test_accuracy_with"] - both["test_accuracy_without"])
-    of_one_kind = both.groupby([*same[:-1], "synthetic_per_class_with", "synthetic_kind_with"])
+    of_one_kind = both.groupby([*same[:-1], *(f"{name}_with" for name in SYNTHETIC)])
     return [group.sort_values("seed") for _, group in of_one_kind]
 
 
@@ -128,9 +115,8 @@ def pairs_table(pair: pandas.DataFrame) -> str:
         for row in pair.itertuples()
     ]  # fmt: skip
     rows.append(["mean (95 % interval)", "", "", gain_with_interval(pair["gain"]), "", ""])
-    columns = ["seed", "with GAN images", "without", "difference, points"]
-    columns += ["steps with", "steps without"]
-    return markdown(pandas.DataFrame(rows, columns=columns))
+    columns = ["seed", "with GAN images", "without", "difference, points", "steps with"]
+    return markdown(pandas.DataFrame(rows, columns=[*columns, "steps without"]))
 
 
 def gain_with_interval(gains) -> str:

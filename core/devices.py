@@ -60,24 +60,20 @@ def _processor(info):
 def set_precision(precision: str = "auto", folder: Path | None = None) -> str:
     """Set Keras's dtype policy and return its name.
 
-    "auto" times a convolution and chooses bfloat16 if that is 1.3 times faster (on a GPU, where the
-    rest of a network gains too, 1.05 times). It is on current GPUs and on processors that multiply
-    bfloat16 (AMX, AVX-512); on other processors it is many times slower. The choice is part of what
-    defines a training run, so it is kept in `folder` and reused on the same device. Several workers
-    have to agree, so there "auto" is bfloat16 on a GPU and float32 without one.
+    "auto" chooses bfloat16 if a convolution is 1.3 times faster in it (on a GPU, where the rest of
+    a network gains too, 1.05 times). The choice is part of what defines a training run, so it is
+    kept in `folder` and reused on the same device. Several workers have to agree, so there "auto"
+    is bfloat16 on a GPU and float32 without one.
     """
     if precision == "auto" and is_multi_worker():
         precision = "mixed_bfloat16" if has_gpu() else "float32"
     elif precision == "auto":
-        precision = _kept_precision(folder)
+        precision = _kept_precision(folder) if folder else _faster_precision()
     keras.config.set_dtype_policy(precision)
     return precision
 
 
 def _kept_precision(folder):
-    """Return the precision chosen before for this device, or choose one and keep it."""
-    if folder is None:
-        return _faster_precision()
     path, here = Path(folder) / "precision.json", {"device": device(), "backend": BACKEND}
     with contextlib.suppress(OSError, ValueError):  # missing or damaged
         for precision in ("float32", "mixed_bfloat16"):
@@ -97,8 +93,7 @@ def _faster_precision():
     return "mixed_bfloat16" if float32 / bfloat16 > (1.05 if has_gpu() else 1.3) else "float32"
 
 
-def _seconds(dtype):
-    """Return how long three convolutions take."""
+def _seconds(dtype):  # for three convolutions
     n, channels = (1024, 256) if has_gpu() else (64, 64)  # on a GPU, enough to hide its launch time
     images = keras.ops.ones((n, 16, 16, channels), dtype)
     kernel = keras.ops.ones((3, 3, channels, channels), dtype)
@@ -110,23 +105,17 @@ def _seconds(dtype):
     return time.perf_counter() - start
 
 
-def _wait_for(images):
-    """Read one value: a GPU answers when all of the tensor has been computed."""
+def _wait_for(images):  # a GPU answers when all of the tensor has been computed
     keras.ops.convert_to_numpy(keras.ops.cast(images[0, 0, 0, 0], "float32"))
 
 
 @functools.cache
 def strategy() -> object:
-    """Return the `tf.distribute` strategy to train under. Call it before any other operation.
-
-    It is MultiWorkerMirroredStrategy if the environment variable TF_CONFIG names this process as
-    one of several workers (it then waits for the others), MirroredStrategy if there are several
-    GPUs, and otherwise one that changes nothing.
-    """
+    """Return the `tf.distribute` strategy to train under. Call it before any other operation."""
     if BACKEND != "tensorflow":
         return types.SimpleNamespace(scope=contextlib.nullcontext, num_replicas_in_sync=1)
     if is_multi_worker():
-        return _multi_worker_strategy()
+        return _multi_worker_strategy()  # it waits for the others
     if len(tf.config.list_physical_devices("GPU")) > 1:
         return tf.distribute.MirroredStrategy()
     return tf.distribute.get_strategy()
@@ -134,18 +123,14 @@ def strategy() -> object:
 
 def _multi_worker_strategy():
     class MultiWorker(tf.distribute.MultiWorkerMirroredStrategy):
-        """TensorFlow's strategy, whose `reduce` accepts what Keras 3 asks of it (issue 20585).
-
-        Keras reduces whole structures, `uint8` batches of which it needs only the shape, and the
-        mean of scalars along an axis.
-        """
+        """TensorFlow's strategy, which reduces the structures that Keras 3 has (issue 20585)."""
 
         def reduce(self, reduce_op, value, axis=None):
             reduce = super().reduce
 
             def reduce_one(part):
                 local = self.experimental_local_results(part)[0]
-                if local.dtype == tf.uint8:
+                if local.dtype == tf.uint8:  # images, of which Keras needs only the shape
                     return local
                 return reduce(reduce_op, part, axis if local.shape.rank else None)
 

@@ -22,16 +22,15 @@ class NetworkError(RuntimeError):
 def check_classifier(model: keras.Model) -> None:
     """Refuse an untrained classifier that could not be saved, loaded or measured later.
 
-    Its input is images `uint8` (n, 32, 32, 3). Raises `NetworkError` if it cannot be saved and
-    loaded, if the loaded network answers differently, or if the answers are not probabilities.
+    Raises `NetworkError` if it cannot be saved and loaded, if the loaded network answers
+    differently, or if its answers to images `uint8` (n, 32, 32, 3) are not probabilities.
     """
     images = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), np.uint8)
     try:
         with tempfile.TemporaryDirectory() as folder:
             loaded = keras.saving.load_model(save(model, Path(folder) / "untrained.keras"))
-        expected, answers = (
-            keras.ops.convert_to_numpy(each(images, training=False)) for each in (model, loaded)
-        )
+        outputs = [each(images, training=False) for each in (model, loaded)]
+        expected, answers = map(keras.ops.convert_to_numpy, outputs)
     except Exception as error:  # Keras raises many kinds
         reason = str(error).partition("\n")[0]
         raise NetworkError(
@@ -46,17 +45,13 @@ def check_classifier(model: keras.Model) -> None:
         )
     if (expected < 0).any() or not np.allclose(expected.sum(axis=-1), 1, atol=1e-3):
         raise NetworkError(
-            "The outputs of this network are not probabilities: they do not add up to 1. The loss "
-            "and the measures need them. Is the softmax of the last layer missing?"
+            "The outputs of this network are not probabilities, which the loss and the measures "
+            "need: they do not add up to 1. Is the softmax of the last layer missing?"
         )
 
 
 def save(model: keras.Model, path: Path) -> Path:
-    """Write a network to a `.keras` file that `keras.saving.load_model` reads without this project.
-
-    Its layers are Keras's own, in float32, and its weights are rounded to float16, which halves the
-    file. It holds neither optimiser nor loss. Returns `path`.
-    """
+    """Write a network for plain Keras, rounded to float16 and without optimiser; return `path`."""
     with tempfile.TemporaryDirectory() as folder:
         full = Path(folder) / "full.keras"
         in_keras_layers(model).save(full)
@@ -96,10 +91,8 @@ def _in_float16(weights: bytes) -> bytes:
 def _copy(name, item, target):
     if isinstance(item, h5py.Dataset):
         values = item[()]
-        is_float32 = values.dtype == np.float32
-        copied = target.create_dataset(
-            name, data=values.astype("float16") if is_float32 else values
-        )
+        values = values.astype("float16") if values.dtype == np.float32 else values
+        copied = target.create_dataset(name, data=values)
     else:
         copied = target.require_group(name)
     copied.attrs.update(item.attrs)

@@ -9,11 +9,8 @@ from core.streams import random_stream
 
 
 def shift(images, seed: keras.random.SeedGenerator):
-    """Return images (n, 32, 32, channels), each moved by up to 4 pixels; new edges are 0.
-
-    Each image is multiplied by a shifted identity matrix, so that gradients pass.
-    """
-    places = ops.arange(32)
+    """Return images (n, 32, 32, channels), each moved by up to 4 pixels; new edges are 0."""
+    places = ops.arange(32)  # gradients pass, as images are multiplied by shifted identity matrices
     for product in ("nij,njkc->nikc", "nij,nkjc->nkic"):  # moves rows, then columns
         offset = keras.random.randint((ops.shape(images)[0], 1, 1), -4, 5, seed=seed)
         shifted = ops.equal(places[:, None] + offset, places)  # (n, 32, 32)
@@ -21,23 +18,15 @@ def shift(images, seed: keras.random.SeedGenerator):
     return images
 
 
-def shift_and_flip(images, seed: keras.random.SeedGenerator):
-    """Return images (n, 32, 32, channels) moved by up to 4 pixels, about half of them mirrored."""
-    mirrored = keras.random.uniform((ops.shape(images)[0], 1, 1, 1), seed=seed) < 0.5
-    return shift(ops.where(mirrored, ops.flip(images, axis=2), images), seed)
-
-
 def with_copies(images, seed: keras.random.SeedGenerator):
-    """Return images (n, 32, 32, channels) and, after them, a shifted or mirrored copy of each."""
-    return ops.concatenate([images, shift_and_flip(images, seed)])
+    """Return images (n, 32, 32, channels), then shifted copies of them, about half mirrored."""
+    mirrored = keras.random.uniform((ops.shape(images)[0], 1, 1, 1), seed=seed) < 0.5
+    copies = shift(ops.where(mirrored, ops.flip(images, axis=2), images), seed)
+    return ops.concatenate([images, copies])
 
 
 class Augmentation(keras.layers.Layer):
-    """Shifts each image (n, 32, 32, channels) and hides a square of it (Zhao et al., 2020).
-
-    As the first layer of a discriminator it acts on real and generated images alike, and gradients
-    pass through it, so that the generator does not learn to draw such squares.
-    """
+    """First layer of a discriminator: shifts images and hides squares (Zhao et al., 2020)."""
 
     def __init__(self, seed: int = 0):
         super().__init__()
@@ -56,15 +45,11 @@ def call_frozen(network: keras.Model, inputs: list):
     """Return a network's output in inference mode; gradients reach its inputs, not its weights."""
     groups = network.trainable_variables, network.non_trainable_variables
     constants = [[ops.stop_gradient(each.value) for each in variables] for variables in groups]
-    outputs, _ = network.stateless_call(*constants, inputs, training=False)
-    return outputs
+    return network.stateless_call(*constants, inputs, training=False)[0]
 
 
 def two_rates(gan: keras.Model, generator_rate, discriminator_rate) -> keras.Optimizer:
-    """Return an optimiser with one Adam per network of a GAN (Heusel et al., 2017).
-
-    A rate is a number or a schedule. There is no first moment, as in BigGAN (Brock et al., 2019).
-    """
+    """Return an optimiser with one Adam, without momentum, per network (Heusel et al., 2017)."""
     of_generator = Adam(generator_rate, beta_1=0.0, beta_2=0.99)
     of_discriminator = Adam(discriminator_rate, beta_1=0.0, beta_2=0.99)
 
@@ -94,11 +79,7 @@ class _Part(keras.layers.Layer):
 
 
 class MovingAverage(_Part):
-    """A copy of a network, `network`, whose weights are averages of the original's over the steps.
-
-    The memory is always about a ninth of the steps so far, so that early weights are forgotten: the
-    power-function average of Karras et al. (2024, section 3.1).
-    """
+    """Averages weights over a ninth of the steps so far (Karras et al., 2024, section 3.1)."""
 
     def __init__(self, original: keras.Model):
         super().__init__()
@@ -111,16 +92,15 @@ class MovingAverage(_Part):
         """Move the averages towards the original's present weights; call it once per step."""
         momentum = (1 + self.step) / (10 + self.step)
         for average, new in zip(self.network.weights, original.weights, strict=True):
-            present = ops.stop_gradient(new.value)
-            average.assign(average * momentum + present * (1 - momentum))
+            average.assign(average * momentum + ops.stop_gradient(new.value) * (1 - momentum))
         self.step.assign_add(1)
 
 
 def class_moments(teacher: keras.Model, images: np.ndarray, labels: np.ndarray) -> dict:
     """Return the mean of each class and the covariance about these means in a teacher's features.
 
-    `images` are `uint8` (n, 32, 32, 3), `labels` `int` (n,). The features are those of the layer
-    "features", divided by `scale`, their mean standard deviation; `means` is (100, d).
+    Images are `uint8` (n, 32, 32, 3), labels `int` (n,), `means` (100, d), and `covariance` (d, d).
+    The features have been divided by `scale`, their mean standard deviation.
     """
     extractor = keras.Model(teacher.inputs, teacher.get_layer("features").output)
     features = extractor.predict(images, batch_size=500, verbose=0)
@@ -134,10 +114,9 @@ def class_moments(teacher: keras.Model, images: np.ndarray, labels: np.ndarray) 
 class ClassMoments(_Part):
     """Compares the moments of generated features (n, d) with the real `means` and `covariance`.
 
-    It follows the means over about ten images per class, and the covariance over twenty batches.
-    The two numbers returned are no distances. Their gradients are those of half the squared
-    distance of the means (Salimans et al., 2016, section 3.1) and of a quarter of the squared
-    distance of the covariances (dos Santos et al., 2019).
+    It averages over about ten images per class and twenty batches. The two numbers returned have
+    the gradients of half the squared distance of the means (Salimans et al., 2016, section 3.1) and
+    of a quarter of the squared distance of the covariances (dos Santos et al., 2019).
     """
 
     def __init__(self, means: np.ndarray, covariance: np.ndarray):
@@ -164,9 +143,8 @@ class TeacherLoss(_Part):
     """What a classifier of real images adds to the loss of a generator's images (n, 32, 32, 3).
 
     `guidance` weighs the cross-entropy of its opinion (Sauer et al., 2022, section 3.3), `matching`
-    the class means in its features, and `spread` * `matching` the covariance. The latter grows from
-    0 in the course of `total_steps`, because early covariances are those of noise. `moments` is
-    what `class_moments` returned.
+    the class means of `class_moments`, and `spread` * `matching` the covariance. The latter grows
+    from 0 in the course of `total_steps`, because early covariances are those of noise.
     """
 
     def __init__(self, teacher, moments, total_steps, guidance=0.1, matching=0.05, spread=0.08):
@@ -200,10 +178,10 @@ def with_confidence(generator: keras.Model, teacher: keras.Model) -> keras.Model
 def draw(
     generator: keras.Model, labels: np.ndarray, seed: int, candidates: int = 1, stream: str = "draw"
 ) -> np.ndarray:
-    """Return one image `uint8` (n, 32, 32, 3) for each label `int` (n,).
+    """Return one image `uint8` (n, 32, 32, 3) for each label `int` (n,); `seed` sets the noise.
 
     If the generator is one `with_confidence`, each image is the candidate that the teacher is
-    surest of (Razavi et al., 2019, section 3.3). The noise depends on `stream` and `seed` alone.
+    surest of (Razavi et al., 2019, section 3.3).
     """
     rng, size = random_stream(stream, seed), generator.inputs[0].shape[-1]
     images, surest = np.zeros((len(labels), 32, 32, 3), "uint8"), np.full(len(labels), -1.0)

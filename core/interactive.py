@@ -12,10 +12,7 @@ import core
 
 
 class LiveFigure(keras.callbacks.Callback):
-    """One figure above the progress bar, updated after each epoch; a headless run shows none.
-
-    `draw` takes a history, a dictionary with a list per metric, and returns the figure.
-    """
+    """Shows the figure that `draw` makes of a history, a dictionary of lists, after each epoch."""
 
     only_watches = True
 
@@ -37,10 +34,7 @@ class LiveFigure(keras.callbacks.Callback):
 
 
 def play(show: Callable, **choices) -> None:
-    """Call `show` with values that a reader chooses: a slider for a range, a menu for a list.
-
-    A headless run takes the first value of each.
-    """
+    """Call `show` with what a reader chooses: a slider for a range, a menu for a list."""
     if core.HEADLESS:
         show(**{name: values[0] for name, values in choices.items()})
         return

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from core import devices, measures, training
 from core.batches import Batches
+from core.files import atomic_write
 from core.gan import draw
 from core.interactive import LiveFigure
 from core.layers import BatchNormalization, Conv2D
@@ -19,10 +20,7 @@ from core.optimizers import Adam
 
 
 def build_classifier(channels: int) -> keras.Model:
-    """Return a small convolutional network for images of 0 to 255, given as floats.
-
-    They are floats so that gradients can pass. The last hidden layer has the name "features".
-    """
+    """Return a small network for images of 0 to 255, as floats, with a layer named "features"."""
     image = keras.Input((32, 32, 3), name="image")
     x = layers.Rescaling(1 / 127.5, offset=-1)(image)
     for width in (channels, 2 * channels, 4 * channels):
@@ -37,10 +35,7 @@ def build_classifier(channels: int) -> keras.Model:
 def train_classifier(
     images: np.ndarray, labels: np.ndarray, folder: Path, epochs: int, seed: int, channels: int = 32
 ) -> keras.Model:
-    """Return a classifier trained on `uint8` images (n, 32, 32, 3), as teacher, judge or student.
-
-    `folder` is that of its checkpoints. Each device has batches of 64 images.
-    """
+    """Return a classifier of `uint8` images (n, 32, 32, 3); its checkpoints are in `folder`."""
     strategy = devices.strategy()
     batches = Batches(images, labels, 64 * strategy.num_replicas_in_sync, seed=seed)
     rate = keras.optimizers.schedules.CosineDecay(2e-3, epochs * len(batches))
@@ -53,17 +48,14 @@ def train_classifier(
 
 
 class Judge:
-    """Scores generated images with a classifier, against real images that nothing was trained on.
-
-    `accuracy` (0 to 1) is that of the classifier on these real images.
-    """
+    """Compares generated images with real ones that the classifier was not trained on."""
 
     def __init__(self, classifier: keras.Model, images: np.ndarray, labels: np.ndarray):
         outputs = [classifier.get_layer("features").output, classifier.output]
         self.network = keras.Model(classifier.inputs, outputs)
         self.features, predicted = self.classify(images)
         self.distance = measures.pair_distances(self.features, labels).mean()
-        self.accuracy = float(np.mean(predicted == labels))
+        self.accuracy = float(np.mean(predicted == labels))  # on the real images, 0 to 1
 
     def classify(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return features (n, d) and predicted labels (n,) of `uint8` images (n, 32, 32, 3)."""
@@ -71,10 +63,9 @@ class Judge:
         return features, probabilities.argmax(axis=1)
 
     def score(self, images: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-        """Return the Fréchet distance to the real images, GAN-test (0 to 1) and the diversity.
+        """Return the Fréchet distance, GAN-test (the share classified as drawn) and the diversity.
 
-        GAN-test is the share of images that are classified as what they were drawn for. Diversity
-        is the mean feature distance of two images of a class, divided by that of real images.
+        The latter is the mean feature distance of two images of a class over that of real images.
         """
         features, predicted = self.classify(images)
         return {
@@ -93,9 +84,8 @@ class Scorer(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         labels = np.repeat(np.arange(100), 50)
-        logs |= self.judge.score(
-            draw(self.model.average.network, labels, self.seed, stream="score"), labels
-        )
+        images = draw(self.model.average.network, labels, self.seed, stream="score")
+        logs |= self.judge.score(images, labels)
 
 
 class EpochPictures(LiveFigure):
@@ -109,7 +99,8 @@ class EpochPictures(LiveFigure):
     def on_epoch_end(self, epoch, logs=None):
         images = draw(self.model.average.network, self.labels, self.seed, stream="epochs")
         if devices.is_chief():
-            np.save(self.folder / f"pictures-{epoch + 1:05d}.npy", images)
+            with atomic_write(self.folder / f"pictures-{epoch + 1:05d}.npy") as file:
+                np.save(file, images)
         super().on_epoch_end(epoch, logs)
 
     def figure(self, most: int = 8) -> Figure:
@@ -145,10 +136,7 @@ def draw_history(history: dict[str, list]) -> Figure:
 
 
 def find_nearest(images: np.ndarray, references: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return each image's distance (n,) to the nearest reference, mirrored or not, and its index.
-
-    The distance is Euclidean, over all pixels and channels, in levels of 0 to 255.
-    """
+    """Return the distance (n,) to the nearest reference, mirrored or not, and that one's index."""
     straight = measures.nearest(images, references)
     mirrored = measures.nearest(images[:, :, ::-1], references)
     closer = straight[0] <= mirrored[0]

@@ -21,13 +21,11 @@ def scores(probabilities: np.ndarray, labels: np.ndarray) -> dict:
     }
 
 
-def evaluate(
-    model: keras.Model, data: Dataset, train: np.ndarray, validation: np.ndarray
-) -> tuple[dict, np.ndarray]:
+def evaluate(model: keras.Model, data: Dataset, train: np.ndarray, validation: np.ndarray) -> tuple:
     """Return a finished classifier's scores and its test probabilities (n, classes).
 
-    `train` and `validation` are indices; 10,000 of the first are used. For test_flip_accuracy, each
-    image and its mirror image vote. This reads the test split: call it once, at the end.
+    Of the indices `train`, 10,000 are used. For test_flip_accuracy, each image and its mirror image
+    vote. This reads the test split: call it once, at the end.
     """
     train = train[:10_000]
     straight = model.predict(data.x_test, batch_size=500, verbose=0)
@@ -63,21 +61,13 @@ def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def pair_distances(features: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Return, per class, the mean distance of all pairs of its features (n, d); 0 if all are equal.
-
-    The ratio of generated to real images' distances is the diversity.
-    """
+    """Return the mean distance of all pairs of features (n, d) of each class; 0 for one image."""
     pairs = [pdist(np.asarray(features[labels == label], "float64")) for label in np.unique(labels)]
     return np.array([distances.mean() if len(distances) else 0.0 for distances in pairs])
 
 
-def nearest(
-    queries: np.ndarray, references: np.ndarray, chunk: int = 5000
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return each query's Euclidean distance (n,) to its nearest reference, and that one's index.
-
-    Arrays of any shape are compared as flat vectors, `chunk` references at a time.
-    """
+def nearest(queries: np.ndarray, references: np.ndarray, chunk: int = 5000) -> tuple:
+    """Return each query's Euclidean distance (n,) to the nearest reference, and its index (n,)."""
     queries = queries.reshape(len(queries), -1).astype("float32")
     references = references.reshape(len(references), -1)
     best, index = np.full(len(queries), np.inf), np.zeros(len(queries), int)
@@ -91,9 +81,9 @@ def nearest(
 
 
 def memorised_share(generated: np.ndarray, real: np.ndarray) -> float:
-    """Return the share of `generated` distances to training images below the `real` 1 % quantile.
+    """Return the share of distances below the 1 % quantile of those of images never seen, `real`.
 
-    `real` are those of images that the generator has never seen. Without copies it is about 0.01.
+    The distances are those to the nearest training images. Without copies, it is about 0.01.
     """
     return float((np.asarray(generated) < np.quantile(real, 0.01)).mean())
 

@@ -8,22 +8,19 @@ from core import layers
 if keras.backend.backend() == "tensorflow":
     import tensorflow as tf
 
-NOT_DECAYED = r"^(?!.*(kernel|embeddings))"  # any name that contains neither word
-
 
 @keras.saving.register_keras_serializable("core")
 class Adam(keras.optimizers.Adam):
     """Keras's Adam on TensorFlow's fused kernel; weight decay touches kernels and embeddings only.
 
-    The kernel passes over each weight once, where Keras 3 passes about ten times: a step of a small
-    network is 4 to 7 % faster. The formula is the same except for embeddings: if an index occurs
-    twice in a batch, its gradients are added before they are squared, as on Keras's other backends;
-    Keras on TensorFlow squares each one.
+    If an index of an embedding occurs twice in a batch, its gradients are added before they are
+    squared, as on Keras's other backends; Keras on TensorFlow squares each one.
     """
 
     def __init__(self, learning_rate=0.001, **arguments):
         super().__init__(learning_rate, **arguments)
-        self.exclude_from_weight_decay(var_names=[NOT_DECAYED])
+        neither_word = r"^(?!.*(kernel|embeddings))"
+        self.exclude_from_weight_decay(var_names=[neither_word])
 
     def update_step(self, gradient, variable, learning_rate):
         if not layers.on_tensorflow() or self.amsgrad:
@@ -32,28 +29,21 @@ class Adam(keras.optimizers.Adam):
         first_moment, second_moment = self._momentums[index].value, self._velocities[index].value
         step = tf.cast(self.iterations + 1, variable.dtype)
         tf.raw_ops.ResourceApplyAdam(
-            var=variable.handle,
-            m=first_moment.handle,
-            v=second_moment.handle,
-            beta1_power=tf.pow(self.beta_1, step),
-            beta2_power=tf.pow(self.beta_2, step),
-            lr=tf.cast(learning_rate, variable.dtype),
-            beta1=self.beta_1,
-            beta2=self.beta_2,
-            epsilon=self.epsilon,
-            grad=tf.convert_to_tensor(gradient),
-        )
+            var=variable.handle, m=first_moment.handle, v=second_moment.handle,
+            beta1=self.beta_1, beta1_power=tf.pow(self.beta_1, step),
+            beta2=self.beta_2, beta2_power=tf.pow(self.beta_2, step), epsilon=self.epsilon,
+            lr=tf.cast(learning_rate, variable.dtype), grad=tf.convert_to_tensor(gradient),
+        )  # fmt: skip
 
 
 @keras.saving.register_keras_serializable("core")
 class Muon(keras.optimizers.SGD):
     """Orthogonalised momentum for convolutions (Jordan et al., 2024); SGD for all other weights.
 
-    A kernel is treated as a matrix (inputs x outputs). All singular values of its step are near 1,
-    and after the step the kernel is scaled to the norm sqrt(outputs). The batch normalisation that
-    must follow each convolution undoes that scale. The learning rate is therefore the size of a
-    step relative to the kernel, and weight decay is not needed. Other weights learn at `ratio`
-    times the rate. Keras's own Muon leaves four-dimensional kernels to Adam.
+    All singular values of the step of a kernel (inputs x outputs) are near 1. The kernel is then
+    scaled to the norm sqrt(outputs), which the batch normalisation after each convolution undoes.
+    The learning rate is therefore the size of a step relative to the kernel, and weight decay is
+    not needed. Other weights learn at `ratio` times the rate.
     """
 
     def __init__(self, learning_rate=0.025, momentum=0.9, nesterov=True, ratio=4.0, **arguments):
@@ -65,35 +55,27 @@ class Muon(keras.optimizers.SGD):
         gradient = ops.cast(gradient, variable.dtype)
         if len(variable.shape) != 4:
             return super().update_step(gradient, variable, self.ratio * learning_rate)
+        if self.momentum:
+            average = self.momentums[self._get_variable_index(variable)]
+            self.assign(average, self.momentum * average + gradient)
+            gradient = gradient + self.momentum * average if self.nesterov else average
         outputs = variable.shape[-1]
-        direction = orthogonalize(ops.reshape(self._averaged(gradient, variable), (-1, outputs)))
+        direction = orthogonalize(ops.reshape(gradient, (-1, outputs)))
         kernel = variable - learning_rate * ops.reshape(direction, variable.shape)
         norm = ops.maximum(ops.norm(ops.reshape(kernel, (-1,))), 1e-7)
         self.assign(variable, kernel * (outputs**0.5 / norm))
-
-    def _averaged(self, gradient, variable):
-        """Return the gradient with its momentum, which is updated."""
-        if self.momentum == 0:
-            return gradient
-        average = self.momentums[self._get_variable_index(variable)]
-        self.assign(average, self.momentum * average + gradient)
-        return gradient + self.momentum * average if self.nesterov else average
 
     def get_config(self):
         return super().get_config() | {"ratio": self.ratio}
 
 
 def orthogonalize(matrix):
-    """Return a matrix with the singular vectors of `matrix` and singular values near 1.
-
-    It takes five Newton-Schulz steps, in bfloat16 where the global dtype policy computes in it and
-    in float32 elsewhere.
-    """
+    """Return `matrix` with singular values near 1; the dtype policy decides the precision."""
     is_bfloat16 = keras.config.dtype_policy().compute_dtype == "bfloat16"
     x = ops.cast(matrix / (ops.norm(matrix) + 1e-7), "bfloat16" if is_bfloat16 else "float32")
     is_wide = x.shape[0] < x.shape[1]
     x = ops.transpose(x) if is_wide else x
-    for _ in range(5):
+    for _ in range(5):  # Newton-Schulz steps
         gram = ops.matmul(ops.transpose(x), x)
         x = 3.4445 * x + ops.matmul(x, -4.775 * gram + 2.0315 * ops.matmul(gram, gram))
     return ops.cast(ops.transpose(x) if is_wide else x, matrix.dtype)
@@ -101,11 +83,7 @@ def orthogonalize(matrix):
 
 @keras.saving.register_keras_serializable("core")
 class OneCycle(keras.optimizers.schedules.LearningRateSchedule):
-    """A learning rate that rises linearly to `peak`, reaches it in one step, and falls linearly.
-
-    The rise takes the fraction `warmup` (0 to 1) of all `steps`. The fall would reach zero one step
-    after the last.
-    """
+    """A learning rate that rises linearly to `peak` in a part of the steps, and falls linearly."""
 
     def __init__(self, peak: float, steps: int, warmup: float = 0.2):
         self.peak, self.steps, self.warmup = peak, steps, warmup
@@ -113,7 +91,7 @@ class OneCycle(keras.optimizers.schedules.LearningRateSchedule):
     def __call__(self, step):
         number = ops.cast(step, "float32") + 1  # steps are counted from 1 here
         rising = max(1, round(self.warmup * self.steps))
-        falling = self.steps + 1 - rising
+        falling = self.steps + 1 - rising  # the last rate is not zero yet
         fall = ops.clip((self.steps + 1 - number) / falling, 0.0, 1.0)
         return self.peak * ops.minimum(number / rising, fall)
 

@@ -10,6 +10,7 @@ from core.datasets import DATASETS
 PRECISIONS = ("auto", "float32", "mixed_bfloat16", "mixed_float16")
 SOURCES = ("auto", "own", "published")  # of GAN images
 SWITCH = (True, False)
+PLAIN = (bool, int, float, str, list, tuple, type(None))  # types
 
 
 class Name:
@@ -20,20 +21,19 @@ class Name:
 
 
 class FileOr:
-    """One of some words, or the path of a file that exists."""
+    """A certain word, or the path of a file that exists."""
 
-    def __init__(self, *words: str):
-        self.words = words
+    def __init__(self, word: str):
+        self.word = word
 
 
 # Notebooks add "_gan" and "_imagenet" themselves, so names that end so would meet.
 RUNS = {
     "gan_synthetic_images": Name(r"gan\w*", "beginning with gan"),
     "vgg16_with_gan": Name(r"vgg16(?!\w*_gan$)\w*", "beginning with vgg16, not ending in _gan"),
-    "resnet_baseline": Name(
-        r"resnet(?!\w*_imagenet$)\w*", "beginning with resnet, not ending in _imagenet"
-    ),
-}
+    "resnet_baseline": Name(r"resnet(?!\w*_imagenet$)\w*",
+                            "beginning with resnet, not ending in _imagenet"),
+}  # fmt: skip
 
 # A pair of whole numbers or of floats is a range, any other tuple a list of choices.
 LIMITS = {
@@ -63,14 +63,13 @@ def check_parameters(values: dict, notebook: str) -> dict:
     Prints a hint for a name that is nearly a parameter's. Raises `ValueError` naming every wrong
     value at once.
     """
-    limits = LIMITS | {"RUN": RUNS[notebook]}
-    names = [name for name, value in values.items() if name.isupper() and _is_plain(value)]
-    parameters = {name: values[name] for name in names}
+    parameters = {k: v for k, v in values.items() if k.isupper() and isinstance(v, PLAIN)}
     if wrong := wrong_values(parameters, notebook):
         raise ValueError("wrong parameters:\n  " + "\n  ".join(wrong))
-    for name in names:
-        near = difflib.get_close_matches(name, limits, 1, cutoff=0.85)
-        if name not in limits and near and not isinstance(values[name], (list, tuple)):
+    known = [*LIMITS, "RUN"]
+    for name, value in parameters.items():
+        near = difflib.get_close_matches(name, known, 1, cutoff=0.85)
+        if name not in known and near and not isinstance(value, (list, tuple)):
             print(f"{name} is not a parameter of this notebook. Did you mean {near[0]}?")
     return parameters
 
@@ -85,10 +84,6 @@ def wrong_values(parameters: dict, notebook: str) -> list[str]:
     ]
 
 
-def _is_plain(value: Any) -> bool:
-    return value is None or isinstance(value, (bool, int, float, str, list, tuple))
-
-
 def _is_range(limit: Any) -> bool:
     return isinstance(limit, tuple) and len(limit) == 2 and type(limit[0]) in (int, float)
 
@@ -96,7 +91,7 @@ def _is_range(limit: Any) -> bool:
 def _is_allowed(value: Any, limit: Any) -> bool:
     if isinstance(limit, FileOr):
         is_text = isinstance(value, str)
-        return is_text and (value in limit.words or Path(value).expanduser().is_file())
+        return is_text and (value == limit.word or Path(value).expanduser().is_file())
     if isinstance(limit, Name):
         return isinstance(value, str) and bool(limit.pattern.fullmatch(value))
     if _is_range(limit):
@@ -108,8 +103,7 @@ def _is_allowed(value: Any, limit: Any) -> bool:
 
 def _in_words(limit: Any) -> str:
     if isinstance(limit, FileOr):
-        words = " or ".join(map(repr, limit.words))
-        return f"{words}, or the path of an existing file, as seen from {Path.cwd()}"
+        return f"{limit.word!r}, or the path of an existing file, as seen from {Path.cwd()}"
     if isinstance(limit, Name):
         return f"letters, digits and _, {limit.words}"
     if _is_range(limit):

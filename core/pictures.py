@@ -36,20 +36,14 @@ def open_rgb(path: Path, max_pixels: int) -> Image.Image:
                 raise ValueError(f"{image.width}x{image.height} pixels, {limit}")
             image = ImageOps.exif_transpose(image)
             if image.mode[0] in "IF":  # integers or floats, which Pillow would clip to 255
-                image = _to_eight_bits(image)
+                levels = np.nan_to_num(np.asarray(image, float))
+                if levels.max() > 255:  # levels that fit already are kept
+                    levels *= 255 / max(levels.max(), 65535)
+                image = Image.fromarray(levels.astype("uint8"))
             if image.has_transparency_data:
                 image = image.convert("RGBA")
-                white = Image.new("RGBA", image.size, "white")
-                image = Image.alpha_composite(white, image)
+                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
             return image.convert("RGB")
     except Exception as error:  # a broken image can raise anything
         found = f"{type(error).__name__}: {error}"
         raise DataError(f"{path}: expected an image, found {found}") from error
-
-
-def _to_eight_bits(image: Image.Image) -> Image.Image:
-    """Scale levels of 16 bits or more to 0..255; levels that fit already are kept."""
-    levels = np.nan_to_num(np.asarray(image, float))
-    if levels.max() > 255:
-        levels *= 255 / max(levels.max(), 65535)
-    return Image.fromarray(levels.astype("uint8"))

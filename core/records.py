@@ -1,5 +1,6 @@
 """Records: one JSON file per run, a reader's in runs/ and the published ones in results/."""
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -22,10 +23,7 @@ READABLE = {"name", "dataset", "seed", "parameters"}  # in every record that was
 
 
 def run_folder(folder_name: str) -> Path:
-    """Return runs/<folder name>, and create it.
-
-    Workers other than the first get a temporary folder, which is removed when the process ends.
-    """
+    """Return runs/<folder name>, created; workers other than the first get a temporary folder."""
     root = core.ROOT if devices.is_chief() else Path(_scratch().name)
     folder = root / "runs" / folder_name
     folder.mkdir(parents=True, exist_ok=True)
@@ -34,7 +32,7 @@ def run_folder(folder_name: str) -> Path:
 
 @functools.cache
 def _scratch() -> tempfile.TemporaryDirectory:
-    return tempfile.TemporaryDirectory()  # the cache keeps it
+    return tempfile.TemporaryDirectory()  # the cache keeps it until the process ends
 
 
 def checkpoint_folder(folder_name: str, run: str) -> Path:
@@ -46,23 +44,14 @@ def environment() -> dict:
     """Return device, versions, commit and date, as every record holds them."""
     versions = {"python": platform.python_version(), "backend": keras.backend.backend()}
     for package in ("keras", "numpy", "tensorflow", "torch", "jax"):
-        try:
+        with contextlib.suppress(metadata.PackageNotFoundError):
             versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return {
-        "device": devices.device(),
-        "versions": versions,
-        "commit": _commit(),
-        "date": time.strftime("%Y-%m-%d"),
-    }
+    return {"device": devices.device(), "versions": versions, "commit": _commit(),
+            "date": time.strftime("%Y-%m-%d")}  # fmt: skip
 
 
 def _commit() -> str | None:
-    """Return the commit, or None outside git.
-
-    If code differs from the commit, "-dirty-" and a digest of the difference follow.
-    """
+    """Return the commit, with "-dirty-" and a digest of changes to code, or None outside git."""
     code = ("--", "*.py", "notebooks", "requirements.txt", "recipes.toml")
     head = _git("rev-parse", "--short", "HEAD")
     changes = _git("status", "--porcelain", *code) + _git("diff", "HEAD", *code)
@@ -74,17 +63,15 @@ def _commit() -> str | None:
 def _git(*words: str) -> str:
     command = ["git", "-C", str(core.ROOT), *words]
     try:
-        done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
+        return subprocess.run(command, capture_output=True, encoding="utf-8").stdout.strip()
     except OSError:  # git is not installed
         return ""
-    return done.stdout.strip()
 
 
 def write(folder: Path, name: str, **record) -> Path:
-    """Write a run's record to `folder`/<name>.json, whole or not at all, and return the path.
+    """Write what a run used and what was measured to `folder`/<name>.json; return that path.
 
-    `record` holds what the run really used: what `training.fit` returned, and what was measured.
-    Raises `ValueError` if something required is missing.
+    It is written whole or not at all. Raises `ValueError` if something required is missing.
     """
     record = {"name": name} | record | environment()
     if missing := REQUIRED - record.keys():
@@ -96,14 +83,10 @@ def write(folder: Path, name: str, **record) -> Path:
 
 
 def read(folder_name: str, published: bool = False) -> dict[str, dict]:
-    """Return all records in runs/<folder name> or results/<folder name>, by name.
-
-    Raises `DataError` naming a file that is not a record.
-    """
-    if published:
-        folders = {core.ROOT / "results" / folder_name}
-    else:  # a worker other than the first also has a folder of its own
-        folders = {run_folder(folder_name), core.ROOT / "runs" / folder_name}
+    """Return all records in runs/ or results/, by name. Raises `DataError` naming a wrong file."""
+    folders = {core.ROOT / ("results" if published else "runs") / folder_name}
+    if not published:  # a worker other than the first also has a folder of its own
+        folders.add(run_folder(folder_name))
     paths = sorted(path for folder in folders for path in folder.glob("*.json"))
     return {path.stem: _read_one(path) for path in paths}
 
@@ -119,24 +102,21 @@ def _read_one(path: Path) -> dict:
 
 
 def read_all(folder_name: str) -> list[dict]:
-    """Return the published records and this machine's, told apart by the key `source`.
+    """Return the published records, with `source` "published", and this machine's, with "yours".
 
-    It is "published" or "yours". A published record that is also this machine's is listed once.
+    A published record that is also this machine's is listed once.
     """
     published, own = read(folder_name, published=True), read(folder_name)
     for name in own.keys() & published.keys():
-        same = ("history", "test_accuracy")
-        if all(own[name].get(key) == published[name].get(key) for key in same):
+        ours, theirs = own[name], published[name]
+        if all(ours.get(key) == theirs.get(key) for key in ("history", "test_accuracy")):
             del own[name]
     sources = (("published", published), ("yours", own))
     return [each | {"source": source} for source, made in sources for each in made.values()]
 
 
 def find(folder_name: str, file_name: str) -> Path:
-    """Return the path of a file of this machine's runs or, if there is none, a published one.
-
-    Raises `DataError` if there is neither.
-    """
+    """Return the path of this machine's file or else the published one. Raises `DataError`."""
     folders = run_folder(folder_name), core.ROOT / "results" / folder_name
     for folder in folders:
         if (folder / file_name).exists():
@@ -151,16 +131,15 @@ def classifier_files(folder: Path) -> list[Path]:
 
 
 def image_manifest(folder_name: str, run: str, **changes) -> dict:
-    """Return what the manifest of a GAN's images takes from its record.
+    """Return what the manifest of a GAN's images takes from its record; drawing has `changes`.
 
-    `changes` are parameters of drawing that differ from those of training. Raises `DataError` if
-    the generator is not that of the record.
+    Raises `DataError` if the generator is not that of the record.
     """
     record = _read_one(find(folder_name, f"{run}.json"))
     generator = find(folder_name, f"{run}_generator.keras")
     if file_sha256(generator) != record["generator_sha256"]:
-        advice = "Run notebook 1 with TRAIN = True"
-        raise DataError(f"{generator} does not belong to the record {run}.json. {advice}.")
+        advice = "Run notebook 1 with TRAIN = True."
+        raise DataError(f"{generator} does not belong to the record {run}.json. {advice}")
     keys = ("dataset", "dataset_md5", "train_digest", "seed", "generator_sha256", "steps")
     kept = {key: record[key] for key in keys}
     return {"run": run} | kept | {"parameters": record["parameters"] | changes}

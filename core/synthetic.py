@@ -28,7 +28,7 @@ def folder_of_run(folder_name: str) -> Path:
 
 
 def choose(folder_name: str, source: str = "auto") -> tuple[Path, str]:
-    """Return a folder of images, and in words whose they are. Raises `DataError` if there is none.
+    """Return a folder of images and in words whose they are. Raises `DataError` without one.
 
     `source` is "own", "published", or "auto", which prefers your own.
     """
@@ -45,20 +45,18 @@ def choose(folder_name: str, source: str = "auto") -> tuple[Path, str]:
     return folder, whose
 
 
-def save(
-    folder: Path, images: np.ndarray, labels: np.ndarray, class_names: list[str], manifest: dict
-) -> None:
+def save(folder: Path, images: np.ndarray, labels: np.ndarray, class_names: list[str],
+         manifest: dict) -> None:  # fmt: skip
     """Replace `folder` as a whole by manifest.json and one PNG per image, in a folder per class."""
     if not devices.is_chief():
         return
     order = np.argsort(labels, kind="stable")  # the order in which `load` reads them
     images, labels = images[order], np.asarray(labels, int)[order]
-    about_images = {"images": len(images), "images_sha256": array_digest(images, labels)}
-    text = json.dumps(manifest | about_images, indent=1, allow_nan=False) + "\n"
+    manifest = manifest | {"images": len(images), "images_sha256": array_digest(images, labels)}
+    text = json.dumps(manifest, indent=1, allow_nan=False) + "\n"
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = folder.with_name(f".{folder.name}.partial")
-    previous = folder.with_name(f".{folder.name}.before")
-    with _locked(folder):  # of simultaneous runs, the last one's images stay
+    with _locked(folder) as previous:  # of simultaneous runs, the last one's images stay
         for leftover in (partial, previous):  # of a run that was killed
             shutil.rmtree(leftover, ignore_errors=True)
         for label in np.unique(labels):
@@ -74,14 +72,14 @@ def save(
 
 
 @contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Lock a folder; it gets its name back if `save` was killed between its two renames."""
+def _locked(folder: Path) -> Iterator[Path]:
+    """Lock a folder, and undo the first rename of a `save` that was killed before its second."""
     name = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
     with filelock.FileLock(Path(tempfile.gettempdir()) / f"{name}.lock"):  # unseen by git
         previous = folder.with_name(f".{folder.name}.before")
         if previous.is_dir() and not folder.exists():
             previous.rename(folder)
-        yield
+        yield previous
 
 
 def load(folder: Path, class_names: list[str]) -> tuple[np.ndarray, np.ndarray, dict]:
@@ -90,14 +88,17 @@ def load(folder: Path, class_names: list[str]) -> tuple[np.ndarray, np.ndarray, 
     Any image that Pillow reads will do, of any size. Raises `DataError` that names all faults at
     once, or if the manifest belongs to other images.
     """
-    images, labels, faults, resized = [], [], [], 0
-    for path in _entries(folder):
-        if path.name not in class_names or not path.is_dir():
-            faults.append(f"{path}: not a class folder")
+    images, labels, resized = [], [], 0
+    faults = [
+        f"{path}: not a class folder"
+        for path in _entries(folder) if path.name not in class_names or not path.is_dir()
+    ]  # fmt: skip
     for label, name in enumerate(class_names):
         for path in _entries(folder / name):
             try:
-                image = _open(path, folder)
+                if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
+                    raise DataError(f"{path}: expected an image, found a link out of the folder")
+                image = pictures.open_rgb(path, max_pixels=2**24)
             except DataError as error:
                 faults.append(str(error))
                 continue
@@ -121,13 +122,6 @@ def _entries(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("[!.]*") if path.name not in IGNORED)
 
 
-def _open(path: Path, folder: Path) -> Image.Image:
-    """Return an RGB image of any size. Raises `DataError`, also for a link out of the folder."""
-    if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
-        raise DataError(f"{path}: expected an image, found a link out of the folder")
-    return pictures.open_rgb(path, max_pixels=2**24)
-
-
 def read_manifest(folder: Path) -> dict:
     """Return manifest.json as a dictionary, empty if there is none. Raises `DataError`."""
     path = folder / "manifest.json"
@@ -141,10 +135,7 @@ def read_manifest(folder: Path) -> dict:
 
 
 def kind(images: np.ndarray, manifest: dict) -> str:
-    """Return a digest that is equal for images of GANs that differ in their seed alone.
-
-    Images without a manifest are of a kind of their own.
-    """
+    """Return a digest, equal for GANs that differ in their seed alone; without manifest, unique."""
     if "parameters" not in manifest:
         return array_digest(images)
     given = manifest["parameters"].items()
@@ -153,9 +144,7 @@ def kind(images: np.ndarray, manifest: dict) -> str:
 
 def check_manifest(manifest: dict, **expected: object) -> None:
     """Raise `DataError` if images were made for another dataset, seed or split than `expected`."""
-    differences = []
-    for key, value in expected.items():
-        if manifest.get(key, value) != value:
-            differences.append(f"{key}: {manifest[key]!r}, expected {value!r}")
-    if differences:
-        raise DataError("the synthetic images belong to another run: " + "; ".join(differences))
+    wrong = [key for key in expected if manifest.get(key, expected[key]) != expected[key]]
+    if wrong:
+        words = [f"{key}: {manifest[key]!r}, expected {expected[key]!r}" for key in wrong]
+        raise DataError("the synthetic images belong to another run: " + "; ".join(words))

@@ -2,8 +2,7 @@
 
 Keras's own callbacks do not suffice: `BackupAndRestore` restores neither seed generators nor the
 order of the data, `EarlyStopping` forgets its best weights, and `ModelCheckpoint` is not atomic.
-`Model.get_state_tree` names variables by layer, and Keras counts those names up within a process,
-so a checkpoint holds the variables in their order instead.
+A checkpoint holds variables in their order, as Keras counts their names up within a process.
 """
 
 import contextlib
@@ -39,15 +38,15 @@ def fit(model: keras.Model, batches: keras.utils.PyDataset, *, epochs: int, fold
         **arguments) -> dict:  # fmt: skip
     """Train a compiled model like Keras's `fit`, continuing where an interrupted call stopped.
 
-    `folder` receives a subfolder for each training run, named after its fingerprint, with a
-    checkpoint at the end of an epoch, unless the last one is less than `checkpoint_seconds` old.
-    A run that changed is trained from the start; `resume=False` always does that. `callbacks` may
-    hold one `EarlyStopping`, after those whose logs it watches. Callbacks with a true attribute
-    `only_watches` do not count; they receive `folder`, and `history` of the earlier epochs.
+    `folder` gets a subfolder per training run, named after its fingerprint, with checkpoints of
+    epochs at least `checkpoint_seconds` apart. A run that changed is trained from the start;
+    `resume=False` always does that. `callbacks` may hold one `EarlyStopping`, after those whose
+    logs it watches. Those with a true attribute `only_watches` do not count; they receive `folder`,
+    and `history` of the earlier epochs.
 
-    Returns `history` (a list per metric, one value per epoch), `seconds`, `steps`, `epochs_run`
-    and what the run was given, for its record. Its `fingerprint` identifies it; its `recipe` is the
-    same for other seeds and images. Raises `CheckpointError`, `DivergedError`, `WorkerLostError`.
+    Returns the run for its record: `history` (a list per metric), `seconds`, `steps` and so on; its
+    `recipe` is the same for other seeds and images. Raises `CheckpointError`, `DivergedError`,
+    `WorkerLostError`.
     """
     folder, strategy = Path(folder), devices.strategy()
     checkpoints.claim(folder)
@@ -63,7 +62,7 @@ def fit(model: keras.Model, batches: keras.utils.PyDataset, *, epochs: int, fold
     optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)  # float16 wraps it
     return {
         "history": saver.state["history"], "seconds": saver.state["seconds"],
-        "steps": saver.epochs_done * len(batches), "epochs_run": saver.epochs_done,
+        "steps": saver.state["epoch"] * len(batches), "epochs_run": saver.state["epoch"],
         "epochs": epochs, "trained_on": len(batches.images), "batch_size": batches.batch_size,
         "seed": batches.seed, "optimizer": type(optimizer).__name__.lower(),
         "precision": defined["precision"], "replicas": replicas,
@@ -73,16 +72,14 @@ def fit(model: keras.Model, batches: keras.utils.PyDataset, *, epochs: int, fold
 
 def _train(model, batches, saver, callbacks, arguments):
     """Train until the last epoch is done, and give the model the weights that count."""
-    if not saver.finished:
+    if not saver.state.get("finished"):
         watchers = [ReuseMemory()]
         if not keras.config.is_interactive_logging_enabled() and "verbose" not in arguments:
             arguments = arguments | {"verbose": 0}
             watchers.append(EpochLine(saver.epochs, saver.folder.parent.name))
-        stopped_early = saver.state is not None and saver.state["stopped"]
-        first = saver.epochs if stopped_early else saver.epochs_done
-        everything = [*watchers, *callbacks, saver]
-        model.fit(batches, initial_epoch=first, epochs=saver.epochs, callbacks=everything,
-                  shuffle=False, **arguments)  # fmt: skip
+        first = saver.epochs if saver.state.get("stopped") else saver.state.get("epoch", 0)
+        model.fit(batches, initial_epoch=first, epochs=saver.epochs, shuffle=False,
+                  callbacks=[*watchers, *callbacks, saver], **arguments)  # fmt: skip
     saver.restore(model)
 
 
@@ -115,8 +112,8 @@ def _explained_errors(folder):
     try:
         yield
     except KeyboardInterrupt:  # without pages of the Keras code in which it struck
-        words = "The training run was stopped. Run it again, and it continues from the newest"
-        raise KeyboardInterrupt(f"{words} checkpoint.") from None
+        words = "was stopped. Run it again, and it continues from the newest checkpoint."
+        raise KeyboardInterrupt(f"The training run {words}") from None
     except Exception as error:
         if not (devices.is_multi_worker() and type(error).__name__ in LOST_WORKER):
             raise
@@ -130,30 +127,22 @@ class _Saver(keras.callbacks.Callback):
     def __init__(self, batches, folder, epochs, callbacks, checkpoint_seconds):
         super().__init__()
         self.batches, self.folder, self.epochs = batches, folder, epochs
-        self.checkpoint_seconds, self.state = checkpoint_seconds, None
+        self.checkpoint_seconds, self.state = checkpoint_seconds, {}
         self.watchers = [each for each in callbacks if getattr(each, "only_watches", False)]
         stopping = [each for each in callbacks if isinstance(each, keras.callbacks.EarlyStopping)]
         self.early_stopping = stopping[0] if stopping else None
 
-    @property
-    def epochs_done(self):
-        return self.state["epoch"] if self.state else 0
-
-    @property
-    def finished(self):
-        return bool(self.state and self.state["finished"])
-
     def find_checkpoint(self, name, resume):
         """Read the newest undamaged checkpoint and say how far it is, or clear the folder."""
-        self.state = checkpoints.newest(self.folder) if resume else None
-        if self.state is None:
-            checkpoints.remove(self.folder, keep=0)
+        self.state = (resume and checkpoints.newest(self.folder)) or {}
+        if self.state:
+            found, done = self.state["seconds"], f"{self.state['epoch']} epochs are done"
+            done = "finished" if self.state["finished"] else done
+            print(f"{name}: found {found:.0f} s of this training run, {done}")
         else:
-            done = "finished" if self.finished else f"{self.epochs_done} epochs are done"
-            print(f"{name}: found {self.state['seconds']:.0f} s of this training run, {done}")
+            checkpoints.remove(self.folder, keep=0)
         for watcher in self.watchers:
-            watcher.folder = self.folder
-            watcher.history = dict(self.state["history"]) if self.state else {}
+            watcher.folder, watcher.history = self.folder, dict(self.state.get("history", {}))
 
     def save(self, epoch, finished=False):
         """Keep the whole state in `self.state`, as NumPy arrays and plain values, and write it."""
@@ -179,9 +168,8 @@ class _Saver(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         self.clock = self.saved = time.perf_counter()
-        self.seconds, self.history = 0.0, {}
+        self.seconds, self.history = self.state.get("seconds", 0.0), self.state.get("history", {})
         if self.state:
-            self.seconds, self.history = self.state["seconds"], self.state["history"]
             self.restore(self.model)
             for key, value in self.state["stopping"].items():
                 setattr(self.early_stopping, key, value)
@@ -212,9 +200,8 @@ class _Saver(keras.callbacks.Callback):
 class ReuseMemory(keras.callbacks.Callback):
     """Lets a step reuse the memory that the step before has freed: up to 1.2 times faster on Linux.
 
-    TensorFlow feeds `fit` from a generator, and then has glibc map every array of 128 KB and more
-    anew, against a leak of Python 3.11 (`ApplyPython311MemoryPatch` in its source). Each page then
-    costs a page fault. This callback reverts that setting.
+    Against a leak of Python 3.11, TensorFlow has glibc map every array of 128 KB and more anew, at
+    a page fault per page (`ApplyPython311MemoryPatch` in its source). This reverts that setting.
     """
 
     only_watches = True

@@ -29,17 +29,8 @@ SETTINGS = {
 }
 STAND_IN = TINY | {"DATASET": "shapes100"}
 PLAIN = STAND_IN | {"SYNTHETIC_PER_CLASS": 0, "EPOCHS": 8, "REAL_FRACTION": 1.0}
-TRAINING = "model, run = train_vgg16("  # the cell that trains
 
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no Chromium: apt-get install chromium")
-
-
-@pytest.fixture(scope="module")
-def shots(tmp_path_factory):
-    """The folder of the screenshots; the environment variable SCREENSHOTS can name it."""
-    folder = Path(os.environ.get("SCREENSHOTS") or tmp_path_factory.mktemp("screenshots"))
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +44,7 @@ def lab(copy, tmp_path_factory):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    hidden = ("MPLBACKEND", "HEADLESS", "CIFAR100_DIR")
+    hidden = ("MPLBACKEND", "HEADLESS")
     environment = {name: value for name, value in os.environ.items() if name not in hidden}
     environment |= {"HOME": str(home), "JUPYTER_CONFIG_DIR": str(home / "config")}
     environment |= {"JUPYTERLAB_SETTINGS_DIR": str(home / "settings")}
@@ -90,8 +81,12 @@ def wait_for(answer, seconds):
 
 
 @pytest.fixture
-def opened(copy, lab, shots, request):
-    """A function that opens a notebook of ours with other parameters and returns its page."""
+def opened(copy, lab, tmp_path, request):
+    """A function that opens a notebook of ours with other parameters and returns its page.
+
+    The last view of each page is kept in the folder that the variable SCREENSHOTS names.
+    """
+    shots = Path(os.environ.get("SCREENSHOTS") or tmp_path)
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
 
@@ -151,11 +146,17 @@ def cell_with(page, text):
 
 def picture_of(cell):
     """The picture below a cell, as its data; None if there is none yet."""
-    script = "cell => { const image = cell.querySelector('img'); return image && image.src }"
-    return cell.evaluate(script)
+    return cell.evaluate("cell => cell.querySelector('img')?.src")
 
 
-def test_sliders_draw_within_a_second_without_dataset_or_training(opened, shots):
+def wait_for_pictures(page, n):
+    """Wait until the cell that trains has drawn its curves n times, and return the cell."""
+    cell, seen = cell_with(page, "model, run = train_vgg16("), set()
+    wait_for(lambda: seen.add(picture_of(cell)) or len(seen - {None}) >= n, 240)
+    return cell
+
+
+def test_sliders_draw_within_a_second_without_dataset_or_training(opened):
     page = opened("play", "gan_synthetic_images", {}, first_cells=2)
     run_all(page)
     finished(page)
@@ -171,23 +172,18 @@ def test_sliders_draw_within_a_second_without_dataset_or_training(opened, shots)
         wait_for(lambda: picture_of(cell) != pictures[-1], 10)
         assert time.perf_counter() - start < 2
     assert len(set(pictures)) == 4
-    cell.screenshot(path=shots / "play.png")
 
 
-def test_a_gan_trains_before_one_s_eyes(opened, shots):
+def test_a_gan_trains_before_one_s_eyes(opened):
     page = opened("gan", "gan_synthetic_images", STAND_IN | {"EPOCHS": 3})
     run_all(page)
     finished(page, 400)
-    cell_with(page, "build_improved_gan").screenshot(path=shots / "gan-trained.png")
-    page.locator(".jp-Notebook").screenshot(path=shots / "gan-notebook.png")
 
 
-def test_curves_grow_and_a_picture_of_ones_own_is_classified(opened, shots, copy):
+def test_curves_grow_and_a_picture_of_ones_own_is_classified(opened, copy):
     page = opened("picture", "vgg16_with_gan", PLAIN)
     run_all(page)
-    training, seen = cell_with(page, TRAINING), set()
-    wait_for(lambda: seen.add(picture_of(training)) or len(seen - {None}) >= 3, 240)
-    training.screenshot(path=shots / "vgg16-training.png")
+    training = wait_for_pictures(page, 3)
     finished(page, 400)
     assert "Epoch 8/8" in training.inner_text()
     first = cell_with(page, "picture = pictures.read(PICTURE)")
@@ -198,23 +194,19 @@ def test_curves_grow_and_a_picture_of_ones_own_is_classified(opened, shots, copy
     page.keyboard.type('PICTURE = "mine.png"\n')
     page.keyboard.press("Control+Enter")
     wait_for(lambda: picture_of(first) not in (before, None), 60)
-    first.screenshot(path=shots / "picture-mine.png")
     assert complaints(page) == []
 
 
-def test_a_run_that_is_stopped_continues_when_its_cell_is_run_again(opened, shots):
+def test_a_run_that_is_stopped_continues_when_its_cell_is_run_again(opened):
     page = opened("stopped", "vgg16_with_gan", PLAIN | {"RUN": "vgg16_stopped", "EPOCHS": 40})
     run_all(page)
-    training, seen = cell_with(page, TRAINING), set()
-    wait_for(lambda: seen.add(picture_of(training)) or len(seen - {None}) >= 2, 240)
+    training = wait_for_pictures(page, 2)
     time.sleep(12)  # checkpoints are ten seconds apart
     page.get_by_role("button", name="Interrupt the kernel").first.click()
     words = "KeyboardInterrupt: The training run was stopped. Run it again"
     wait_for(lambda: words in training.inner_text(), 30)
     assert "keras/src" not in training.inner_text()  # no pages of Keras's own code
-    training.screenshot(path=shots / "stopped.png")
     training.locator(".cm-content").click()
     page.keyboard.press("Control+Enter")
     found = r"found \d+ s of this training run, (\d+) epochs are done"
     wait_for(lambda: re.search(found, training.inner_text()), 60)
-    training.screenshot(path=shots / "continued.png")

@@ -23,6 +23,14 @@ HAS_AVX512 = b"avx512f" in PROCESSOR
 import core  # before any test imports Keras, as in the notebooks: it prepares TensorFlow
 
 
+@pytest.fixture(autouse=True)
+def _closed_figures():
+    """Close the figures that a test leaves open."""
+    yield
+    if "matplotlib.pyplot" in sys.modules:
+        sys.modules["matplotlib.pyplot"].close("all")
+
+
 @pytest.fixture
 def project(tmp_path, monkeypatch):
     """An empty project root and an empty Keras cache: nothing is found there, nothing leaves it."""
@@ -63,3 +71,13 @@ def split_content(n=200, seed=0):
 
 def pickled(content):
     return pickle.dumps(content, protocol=4)  # like the official files, it holds bytes as they are
+
+
+def real_cifar100(monkeypatch):
+    """Return CIFAR-100, or skip the rest of a test."""
+    if not CIFAR100_DIR:
+        pytest.skip("no CIFAR-100: CIFAR100_DIR is not set")
+    monkeypatch.setenv("CIFAR100_DIR", CIFAR100_DIR)
+    from core import datasets
+
+    return datasets.load("cifar100")

@@ -29,12 +29,12 @@ def test_batches_depend_on_seed_epoch_and_step_alone():
 
 def test_order_augmentation_cutmix_and_noise_have_different_streams():
     made = tiny_batches(noise_size=4, cutmix=1.0, trivial_augment=True, seed=91)
+    made.epoch = 2
     with mock.patch.object(batches, "random_stream", wraps=batches.random_stream) as streams:
-        made[0]
+        made[3]
     used = [call.args for call in streams.call_args_list]
-    purposes = [(purpose, 91, 0, 0) for purpose in ("augmentation", "cutmix", "noise")]
-    assert used == [("order", 91, 0), *purposes]
-    assert len({batches.random_stream(*arguments).random() for arguments in used}) == 4
+    purposes = [(purpose, 91, 2, 3) for purpose in ("augmentation", "cutmix", "noise")]
+    assert used == [("order", 91, 2), *purposes]
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def ahead(monkeypatch):
 
 
 def test_the_next_batches_are_made_in_threads_while_a_gpu_trains(ahead):
-    plain, makers = tiny_batches(), {}
+    plain, makers, settings = tiny_batches(), {}, ahead.__getstate__()
     plain._threads = None
 
     def watched(*place):
@@ -58,39 +58,27 @@ def test_the_next_batches_are_made_in_threads_while_a_gpu_trains(ahead):
             assert list(ahead._made) == [(0, each) for each in upcoming]
     assert sorted(makers) == [(0, step) for step in range(len(ahead))]  # each once, none beyond
     assert threading.current_thread() not in makers.values()
+    ahead.epoch = 2
+    names = "images labels batch_size seed pad cutmix trivial_augment noise_size classes"
+    assert ahead.__getstate__() == settings  # which define a run; its progress does not
+    assert set(settings) == {*names.split(), "steps_per_epoch"}
 
 
-def test_batches_made_ahead_follow_every_change_and_keep_their_errors(ahead):
+def test_batches_made_ahead_follow_every_change(ahead):
     plain = tiny_batches(cutmix=1.0)
     plain._threads = None
     ahead[0]
     ahead.cutmix = 1.0  # a callback may change it: the next batch has it
     for step in (1, 3, 2, 0):
         assert_equal(ahead[step], plain[step])
-    ahead.labels = ahead.labels[:3]
-    with pytest.raises(IndexError):
-        ahead[2]
 
 
-def test_the_state_of_batches_is_their_settings(ahead):
-    before = ahead.__getstate__()
-    ahead.epoch = 2
-    ahead[0]
-    assert ahead.__getstate__() == before
-    names = "images labels batch_size seed pad cutmix trivial_augment noise_size classes"
-    assert set(before) == {*names.split(), "steps_per_epoch"}
-
-
-def test_noise_is_normal_and_differs_by_seed_epoch_and_step():
-    noise = []
-    for seed, epoch in ((1, 1), (1, 2), (2, 1)):
-        made = tiny_batches(noise_size=5, seed=seed)
-        made.epoch = epoch
-        noise += [made[step][0][1] for step in (0, 1)]
-    assert len({each.tobytes() for each in noise}) == 6
-    assert np.shape(noise) == (6, 32, 5)
-    assert np.mean(noise) == pytest.approx(0, abs=0.1)
-    assert np.std(noise) == pytest.approx(1, abs=0.1)
+def test_noise_is_normal():
+    made = tiny_batches(noise_size=5)
+    noise = np.array([made[step][0][1] for step in range(10)])
+    assert noise.shape == (10, 32, 5)
+    assert noise.mean() == pytest.approx(0, abs=0.1)
+    assert noise.std() == pytest.approx(1, abs=0.1)
 
 
 def test_an_epoch_shows_every_image_once_and_full_batches():
@@ -136,13 +124,11 @@ def test_cutmix_pastes_a_rectangle_of_a_partner_and_shares_the_labels_by_its_are
 
 
 def test_mixed_batches_come_as_often_as_asked_and_change_nothing_else():
-    plain, always, half = (tiny_batches(cutmix=probability) for probability in (0.0, 1.0, 0.5))
-    (images, labels), (mixed, shared) = plain[2], always[2]
-    assert (mixed != images).any()
-    assert ((mixed == images) | (mixed == np.roll(images, 1, axis=0))).all()
-    assert labels.max(axis=1).min() == 1
-    assert shared.sum(axis=1) == pytest.approx(np.ones(32))
-    were_mixed = []
-    for half.epoch in range(20):
-        were_mixed += [half[i][1].max(axis=1).min() < 1 for i in range(len(half))]
+    plain, half, were_mixed = tiny_batches(), tiny_batches(cutmix=0.5), []
+    for plain.epoch in range(20):
+        half.epoch = plain.epoch
+        for (images, _), (mixed, shared) in zip(plain, half, strict=True):
+            assert ((mixed == images) | (mixed == np.roll(images, 1, axis=0))).all()
+            were_mixed.append(shared.max(axis=1).min() < 1)
+            assert were_mixed[-1] or (mixed == images).all()
     assert 0.35 < np.mean(were_mixed) < 0.65

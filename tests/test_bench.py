@@ -40,11 +40,6 @@ def test_steps_are_timed_without_the_start_and_the_end_of_fit(monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_notebook_s_gan_trains():
-    assert bench.keras_runner("GAN", steps=1)() > 0
-
-
-@pytest.mark.slow
 def test_only_a_full_run_writes_its_record(project, monkeypatch, policy, capsys):
     monkeypatch.setattr(bench, "keras_runner", lambda network, steps: lambda: 0.5)
     monkeypatch.setattr(bench, "peer_runner", lambda network, kind, steps: lambda: 0.64)

@@ -49,9 +49,7 @@ def test_runs_that_differ_in_their_seed_alone_form_a_group_best_mean_first():
     assert names([]) == gains([]) == gains(records) == []
 
 
-OTHERS = [
-    {"recipe": "s"}, {"precision": "bfloat16"}, {"device": "NVIDIA H100"}, {"source": "yours"},
-]  # fmt: skip
+OTHERS = [{"recipe": "s"}, {"precision": "bfloat16"}, {"device": "GPU"}, {"source": "yours"}]
 
 
 @pytest.mark.parametrize("change", OTHERS, ids=lambda change: next(iter(change)))
@@ -80,15 +78,11 @@ def test_a_seed_counts_once_whatever_its_runs_are_called():
 def test_earlier_records_are_grouped_by_their_commit():
     records = pair(0, make=earlier) + pair(1, make=earlier) + [earlier("s2", 2, 0.4, commit="d")]
     assert names(records) == [["s0_gan", "s1_gan"], ["s0", "s1"], ["s2"]]
-    assert gains(records) == [{0: 1, 1: 1}]
+    resnet = earlier("resnet", 0, 0.1, model="ResNet-14")  # by name before the right partner
+    assert gains([resnet, *records]) == [{0: 1, 1: 1}]
     of_muon = earlier("muon", accuracy=0.1, parameters={"OPTIMIZER": "muon"})
     mixed = comparison.frame([earlier(accuracy=0.2), of_muon, run(optimizer="sgd")])
     assert list(mixed["optimizer"]) == ["sgd", "adam", "muon"]
-
-
-def test_an_earlier_record_of_another_network_is_no_partner():
-    resnet = earlier("resnet", 0, 0.1, model="ResNet-14")  # by name before the right one
-    assert gains([resnet, *pair(0, make=earlier)]) == [{0: 1}]
 
 
 def test_means_and_students_intervals_agree_with_scipy():
@@ -97,43 +91,36 @@ def test_means_and_students_intervals_agree_with_scipy():
     expected = f"{np.mean(differences):+.2f} ({low:+.2f} to {high:+.2f})"
     assert comparison.gain_with_interval(differences) == expected == "-1.42 (-2.30 to -0.53)"
     assert comparison.gain_with_interval([0.5]) == "+0.50 (one seed gives no interval)"
-    fractions = 0.6 + np.array(differences) / 100
-    expected = f"{60 + np.mean(differences):.1f} ± {(high - low) / 2:.1f} %"
-    assert comparison.mean_with_interval(fractions) == expected
     assert comparison.mean_with_interval([0.5899]) == "59.0 %"
 
 
 def test_the_table_of_runs_marks_missing_values(recwarn):
-    records = [run(test_top5=0.8, val_accuracy=0.55), run("r", model="R", accuracy=0.6)]
+    records = [run("a", test_top5=0.8, val_accuracy=0.55), run("r", model="R", accuracy=0.6)]
     records[1] |= {"source": "yours", "device": "NVIDIA H100"}
     del records[1]["parameter_count"]
     header, _, *rows = comparison.runs_table(comparison.frame(records)).splitlines()
-    assert header.endswith(
-        " | train | validation | test | test, top 5 | test, with mirror images |"
-    )
+    assert header.endswith("| train | validation | test | test, top 5 | test, with mirror images |")
+    first, second = "| 0 | 0 | – | 2,112 | 1.5 |", "| 0 | 0 | 1,234 | 2,112 | 1.5 |"
     assert rows == [
-        "| R | yours: r | muon | 0 | 0 | – | 2,112 | 1.5 | NVIDIA H100 | – | – | 60.00 % | – | – |",
-        "| VGG-16 | published: vgg16 | muon | 0 | 0 | 1,234 | 2,112 | 1.5 | 2 cores | – | 55.00 % "
-        "| 50.00 % | 80.00 % | – |",
+        f"| R | yours: r | muon {first} NVIDIA H100 | – | – | 60.00 % | – | – |",
+        f"| VGG-16 | published: a | muon {second} 2 cores | – | 55.00 % | 50.00 % | 80.00 % | – |",
     ]
     assert not recwarn.list
 
 
 def test_the_table_of_groups_names_network_length_optimiser_and_whose_it_is():
     records = [run("a", 0, 0.5), run("b", 1, 0.6, seconds=210.0)]
-    records += [run("c", accuracy=0.4, device="NVIDIA H100", optimizer="adam", source="yours")]
+    records += [run("c", accuracy=0.4, device="H100", optimizer="adam", source="yours")]
     table = comparison.groups_table(comparison.groups(comparison.frame(records)))
     assert "| VGG-16, 12 epochs, Muon | 55.0 ± 63.5 % | 2 | 2 | 2 cores, AMD |\n" in table
-    assert "| VGG-16, 12 epochs, Adam, GPU, your c | 40.0 % | 1 | 2 | NVIDIA H100 |\n" in table
+    assert "| VGG-16, 12 epochs, Adam, GPU, your c | 40.0 % | 1 | 2 | H100 |\n" in table
 
 
 def test_the_table_of_pairs_shows_the_steps_of_both_runs():
     """Early stopping may have ended one of them before the other."""
-    records = pair(1, -0.02) + pair(0, 0.01)
+    records = [*pair(1, -0.02), *pair(0, 0.01)]
     records[1]["steps"] = 1056
-    (found,) = comparison.pairs(comparison.frame(records))
-    assert comparison.pairs_table(found).splitlines()[2:] == [
-        "| 0 | 51.00 % | 50.00 % | +1.00 | 2,112 | 2,112 |",
-        "| 1 | 48.00 % | 50.00 % | -2.00 | 1,056 | 2,112 |",
-        "| mean (95 % interval) |  |  | -0.50 (-19.56 to +18.56) |  |  |",
-    ]
+    rows = comparison.pairs_table(comparison.pairs(comparison.frame(records))[0]).splitlines()[2:]
+    assert rows[0] == "| 0 | 51.00 % | 50.00 % | +1.00 | 2,112 | 2,112 |"
+    assert rows[1] == "| 1 | 48.00 % | 50.00 % | -2.00 | 1,056 | 2,112 |"
+    assert rows[2] == "| mean (95 % interval) |  |  | -0.50 (-19.56 to +18.56) |  |  |"

@@ -45,8 +45,8 @@ def gan(teacher_loss=None):
 def teacher_loss():
     """Return the loss of an untrained teacher, which keeps moments of its own device's images."""
     image = keras.Input((32, 32, 3))
-    features = keras.layers.AveragePooling2D(16)(keras.layers.Rescaling(1 / 255)(image))
-    features = keras.layers.Flatten(name="features")(features)
+    pooled = keras.layers.AveragePooling2D(16)(keras.layers.Rescaling(1 / 255)(image))
+    features = keras.layers.Flatten(name="features")(pooled)
     teacher = keras.Model(image, keras.layers.Dense(100, "softmax")(features))
     moments = {"means": np.zeros((100, 12)), "covariance": np.eye(12), "scale": 1.0}
     loss = TeacherLoss(teacher, moments, total_steps=1, guidance=0.5, matching=0.5, spread=1.0)
@@ -180,10 +180,12 @@ def test_the_losses_are_those_of_one_device(runs, where):
 def test_the_taught_gan_s_loss_is_the_mean_of_what_its_devices_see(runs):
     """Each sees half of a batch; one device alone, which sees it all, has another loss."""
     (images, noise), labels = tiny_batches(**FOR_GAN)._make(1, 0)
-    losses = []
-    for half in (slice(16), slice(16, 32)):
-        inputs, model = (images[half], noise[half]), gan(teacher_loss)
-        losses.append(model.test_on_batch(inputs, labels[half], return_dict=True)["loss"])
+    losses = [
+        gan(teacher_loss).test_on_batch(
+            (images[half], noise[half]), labels[half], return_dict=True
+        )["loss"]
+        for half in (slice(16), slice(16, 32))
+    ]
     expected = pytest.approx([np.mean(losses)], abs=1e-3)
     assert runs["two logical devices"]["taught GAN"] == expected
     assert abs(runs["one device"]["taught GAN"][0] - np.mean(losses)) > 0.01
@@ -209,6 +211,7 @@ def test_a_notebook_asks_for_its_strategy_before_it_uses_tensorflow(notebook):
 
 
 def test_only_the_first_of_several_workers_writes(tmp_path, monkeypatch):
+    assert (devices.is_multi_worker(), devices.is_chief()) == (False, True)
     monkeypatch.setenv("TF_CONFIG", json.dumps(configurations()[1]))
     assert (devices.is_multi_worker(), devices.is_chief()) == (True, False)
     checkpoints.claim(tmp_path / "run")
@@ -217,40 +220,26 @@ def test_only_the_first_of_several_workers_writes(tmp_path, monkeypatch):
     assert not any(tmp_path.iterdir())
 
 
-def test_one_device_is_the_default_and_changes_nothing():
-    assert (devices.is_multi_worker(), devices.is_chief()) == (False, True)
-    with devices.strategy().scope():
-        assert devices.strategy().num_replicas_in_sync == 1
-
-
-def test_the_processor_s_description_has_no_empty_parts(monkeypatch, tmp_path):
+def test_the_processor_is_described_by_its_name_and_features(monkeypatch, tmp_path):
     monkeypatch.setattr("os.cpu_count", lambda: 2)
+    monkeypatch.setattr("platform.processor", lambda: "")
+    monkeypatch.setattr("platform.machine", lambda: "arm64")
     path = tmp_path / "cpuinfo"
-    for processor, machine, words in (("arm", "", ", arm"), ("", "x86", ", x86"), ("", "", "")):
-        monkeypatch.setattr("platform.processor", lambda name=processor: name)
-        monkeypatch.setattr("platform.machine", lambda name=machine: name)
-        assert devices._processor(path) == f"2 cores{words}"
+    assert devices._processor(path) == "2 cores, arm64"
     path.write_text("model name\t: Fast CPU\nflags\t\t: avx2 avx512f\n" * 2, encoding="utf-8")
     assert devices._processor(path) == "2 cores, Fast CPU (avx2, avx512f)"
 
 
-@pytest.mark.parametrize(
-    ("bfloat16", "has_gpu", "expected"),
-    [
-        (0.5, False, "mixed_bfloat16"),
-        (0.9, False, "float32"),
-        (0.9, True, "mixed_bfloat16"),
-        (0.99, True, "float32"),
-    ],
-)
-def test_precision_is_the_faster_one(monkeypatch, policy, bfloat16, has_gpu, expected):
+@pytest.mark.parametrize("bfloat16", [0.5, 0.9])
+@pytest.mark.parametrize("has_gpu", [False, True])
+def test_precision_is_the_faster_one(monkeypatch, policy, bfloat16, has_gpu):
     """Even where something else slows the processor down at times."""
     busy = iter([1, 4, 4, 4, 1, 1, 4, 4, *[1] * 8])
-    speeds = {"float32": 1.0, "bfloat16": bfloat16}
+    seconds = {"float32": 1.0, "bfloat16": bfloat16}
     monkeypatch.setattr(devices, "has_gpu", lambda: has_gpu)
-    monkeypatch.setattr(devices, "_seconds", lambda dtype: next(busy) * speeds[dtype])
-    assert devices.set_precision("auto") == expected
-    assert keras.config.dtype_policy().name == expected
+    monkeypatch.setattr(devices, "_seconds", lambda dtype: next(busy) * seconds[dtype])
+    expected = "mixed_bfloat16" if has_gpu or bfloat16 == 0.5 else "float32"
+    assert devices.set_precision("auto") == keras.config.dtype_policy().name == expected
 
 
 def test_precision_is_measured_once_for_a_device(monkeypatch, policy, tmp_path):
@@ -266,10 +255,8 @@ def test_precision_is_measured_once_for_a_device(monkeypatch, policy, tmp_path):
         monkeypatch.setattr(devices, "device", lambda name=name: name)
         assert [measures(), measures()] == [True, False]
     (path,) = (tmp_path / "new").iterdir()
-    for damaged in (b"{", b"[]", b"\xff", path.read_bytes().replace(b"float32", b"float31")):
-        path.write_bytes(damaged)
-        assert [measures(), measures()] == [True, False]
+    path.write_bytes(b"{")  # damaged
+    assert [measures(), measures()] == [True, False]
     assert [measures(path), measures(path)] == [True, True]  # it cannot be written in a file
     monkeypatch.setenv("TF_CONFIG", json.dumps(configurations()[0]))
     assert not measures(tmp_path / "workers")  # which have to agree
-    assert not (tmp_path / "workers").exists()

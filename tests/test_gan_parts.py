@@ -56,10 +56,10 @@ def test_the_average_reaches_back_over_a_tenth_of_the_steps():
             np.testing.assert_allclose(arrays(average.network)[1], 0.9 * step, rtol=0.01)
 
 
-@pytest.mark.parametrize(
-    ("scale", "shift", "signs"),
-    [(0.5, 0, (0, -1)), (1, 0, (0, 0)), (2, 0, (0, 1)), (1, 1, (1, 1))],
-)
+MOVES = [(0.5, 0, (0, -1)), (1, 0, (0, 0)), (2, 0, (0, 1)), (1, 1, (1, 1))]
+
+
+@pytest.mark.parametrize(("scale", "shift", "signs"), MOVES)
 def test_class_moments_pull_generated_features_to_the_real_ones(scale, shift, signs):
     """Which way the two terms move features of a given spread and shift about the class means."""
     rng = np.random.default_rng(0)
@@ -76,8 +76,8 @@ def test_class_moments_pull_generated_features_to_the_real_ones(scale, shift, si
 
 def test_real_moments_are_weights_and_no_numpy_arrays_that_a_gpu_could_meet():
     lesson = tiny_gan().teacher_loss
-    for part in (lesson, lesson.moments):
-        assert not [value for value in vars(part).values() if isinstance(value, np.ndarray)]
+    values = [*vars(lesson).values(), *vars(lesson.moments).values()]
+    assert not [value for value in values if isinstance(value, np.ndarray)]
     held = {id(variable) for variable in lesson.non_trainable_variables}
     assert {id(lesson.moments.real_means), id(lesson.moments.real_covariance)} <= held
 
@@ -113,9 +113,6 @@ def test_class_moments_are_those_of_the_teacher_s_scaled_features():
     np.testing.assert_allclose(moments["covariance"], np.cov(centred.T), atol=1e-4)
 
 
-# ------------------------------------------------------------------------------------------ drawing
-
-
 def bright_generator(with_opinion=True):
     """A generator of one noise value: images as bright as its teacher is sure of them."""
     noise, label = keras.Input((1,)), keras.Input((), dtype="int32")
@@ -133,16 +130,12 @@ def test_of_several_candidates_the_surest_is_drawn():
     assert np.mean(four > one) == pytest.approx(3 / 4, abs=0.1)
     np.testing.assert_array_equal(four, again)
     np.testing.assert_array_equal(gan.draw(bright_generator(False), labels, 0, 4), one)
-    others = [
-        gan.draw(bright_generator(), labels, 1),
-        gan.draw(bright_generator(), labels, 0, 1, "x"),
-    ]
-    assert all((other != one).any() for other in others)
+    assert (gan.draw(bright_generator(), labels, 1) != one).any()
+    assert (gan.draw(bright_generator(), labels, 0, 1, "x") != one).any()
 
 
-def test_a_generator_says_how_sure_its_teacher_is_and_its_file_holds_no_optimiser(
-    tmp_path, recwarn
-):
+def test_a_generator_says_how_sure_its_teacher_is(tmp_path, recwarn):
+    """And its file holds no optimiser."""
     teacher = build_classifier(2)
     teacher.compile("adam", "categorical_crossentropy")
     teacher.train_on_batch(np.zeros((2, 32, 32, 3)), np.eye(100)[:2])
@@ -159,16 +152,9 @@ def test_a_generator_says_how_sure_its_teacher_is_and_its_file_holds_no_optimise
 
 def test_the_published_generator_draws_what_is_asked_for():
     generator = keras.saving.load_model(ROOT / "results/cifar100/gan_long_generator.keras")
-    apples, more, seas = (
-        gan.draw(generator, np.full(5, label), seed).astype(int)
-        for label, seed in ((0, 0), (0, 1), (71, 0))
-    )
-    assert np.abs(apples - seas).mean() > 10
-    assert np.abs(apples - more).mean() > 10
-    assert np.abs(apples[0] - apples[1]).mean() > 10
-
-
-# ------------------------------------------------------------------------------------------ judging
+    apple, another, sea = gan.draw(generator, np.array([0, 0, 71]), seed=0).astype(int)
+    assert np.abs(apple - sea).mean() > 10
+    assert np.abs(apple - another).mean() > 10
 
 
 def test_real_images_are_as_good_as_real_and_one_image_over_and_over_has_no_diversity():
@@ -208,28 +194,25 @@ def test_each_epoch_leaves_scores_and_a_row_of_pictures(tmp_path):
     assert figure.axes[1].lines[0].get_ydata().tolist() == [logs["fid"]] * 2
 
 
-@pytest.mark.parametrize("n", [900, 9_806])
-def test_gan_train_is_measured_on_images_that_nothing_was_trained_on(monkeypatch, tmp_path, n):
+def test_gan_train_is_measured_on_images_that_nothing_was_trained_on(monkeypatch, tmp_path):
     """And the student sees as many images as there are real ones, of all classes alike."""
-    held_out, asked = {"x_validation": np.zeros(5), "y_validation": np.zeros(5)}, []
+    held_out, asked, n = {"x_validation": np.zeros(5), "y_validation": np.zeros(5)}, [], 9_806
     monkeypatch.setattr(measures, "accuracy", lambda *what: asked.append(what) or 0.5)
     space = cells.define("gan_synthetic_images", generator=None, checkpoint_folder=tmp_path)
-    space |= held_out | {"x_train": np.zeros(n), "y_train": np.zeros(n), "images": np.zeros(9)}
-    space |= {
-        "generator_sha256": "",
-        "labels": np.zeros(9),
+    space |= held_out | {
+        "x_train": np.zeros(n), "y_train": np.zeros(n), "images": np.zeros(9),
+        "labels": np.zeros(9), "generator_sha256": "",
         "data": SimpleNamespace(x_test="x", y_test="y"),
-    }
-    space["judge"] = SimpleNamespace(score=lambda *_: {"fid": 1.0}, accuracy=0.5)
-    space["draw"] = lambda generator, labels, seed, candidates, stream: labels
-    space["train_classifier"] = lambda *arguments: arguments
+        "judge": SimpleNamespace(score=lambda *_: {"fid": 1.0}, accuracy=0.5),
+        "draw": lambda generator, labels, seed, candidates, stream: labels,
+        "train_classifier": lambda *arguments: arguments,
+    }  # fmt: skip
     sources = [cell.source for cell in cells.read("gan_synthetic_images")]
     exec(next(source for source in sources if 'scores["gan_train"] =' in source), space)
     images, labels, *_ = space["student"]
     counts = np.bincount(labels, minlength=100)
     assert len(images) == counts.sum() == n
     assert counts.max() - counts.min() <= 1
-    (student, *validation), (_, *test) = asked
-    assert student is space["student"]
-    assert [id(each) for each in validation] == [id(each) for each in held_out.values()]
+    (_, *validation), (_, *test) = asked
+    assert all(one is other for one, other in zip(validation, held_out.values(), strict=True))
     assert test == ["x", "y"]

@@ -119,9 +119,8 @@ def test_a_readers_own_images_are_preferred_unless_asked_otherwise(project):
     for source, expected in (("auto", own), ("own", own), ("published", published)):
         assert synthetic.choose("cifar100-0.1", source)[0] == expected
     assert "your own" in synthetic.choose("cifar100-0.1")[1]
-    for missing_or_empty in (own / "none", own):
-        with pytest.raises(DataError, match="0 unusable entries, 0 images. Run notebook 1 with"):
-            synthetic.load(missing_or_empty, NAMES)
+    with pytest.raises(DataError, match="0 unusable entries, 0 images. Run notebook 1 with"):
+        synthetic.load(own, NAMES)  # which is empty
 
 
 def test_labels_stay_with_their_images_when_saved_loaded_and_merged(tmp_path):
@@ -132,14 +131,13 @@ def test_labels_stay_with_their_images_when_saved_loaded_and_merged(tmp_path):
     drawn[..., 2] = 255
     synthetic.save(tmp_path / "set", drawn, labels, NAMES, {})
     loaded = synthetic.load(tmp_path / "set", NAMES)[:2]
-    merged, merged_labels = utils.merge(real, labels, *loaded, per_class=30, seed=5)
+    (merged, merged_labels), again = (utils.merge(real, labels, *loaded, 30, 5) for _ in range(2))
+    np.testing.assert_array_equal(merged, again[0])
     np.testing.assert_array_equal(merged[:, 0, 0, 0], merged_labels)
     is_synthetic = merged[:, 0, 0, 2] == 255
     assert np.bincount(merged_labels[is_synthetic]).tolist() == [30] * 3
     assert np.bincount(merged_labels[~is_synthetic]).tolist() == [40] * 3
     assert 0.5 < is_synthetic[:105].mean() / is_synthetic.mean() < 1.5  # shuffled, not appended
-    again, _ = utils.merge(real, labels, *loaded, per_class=30, seed=5)
-    np.testing.assert_array_equal(merged, again)
     with pytest.raises(DataError, match="SYNTHETIC_PER_CLASS = 50.*only 40"):
         utils.merge(real, labels, *loaded, per_class=50)
 
@@ -160,12 +158,11 @@ def read(folder, image, name="picture.png", **arguments):
 
 
 def test_any_size_becomes_32_by_32_of_the_middle_without_aliasing(tmp_path):
-    for size in ((32, 32), (100, 60), (60, 100), (641, 479), (6, 6), (4000, 40)):
+    for size in ((32, 32), (60, 100), (641, 479), (6, 6), (4000, 40)):
         pixels = read(tmp_path, red_above_blue(*size))
         assert pixels.shape == (32, 32, 3)
         np.testing.assert_allclose(pixels[:12].mean((0, 1)), RED, atol=25)
         np.testing.assert_allclose(pixels[-12:].mean((0, 1)), BLUE, atol=25)
-    assert (read(tmp_path, plain((9, 99, 199), size=(1, 1))) == (9, 99, 199)).all()
     wide = plain(WHITE, size=(300, 100))
     wide.paste("black", (100, 0, 200, 100))
     assert read(tmp_path, wide).max() < 30
@@ -173,14 +170,9 @@ def test_any_size_becomes_32_by_32_of_the_middle_without_aliasing(tmp_path):
     assert np.abs(read(tmp_path, Image.fromarray(stripes)) - 127).max() < 12
 
 
-def turned(orientation, turns):
-    """Return a photograph as the sensor saw it, and how to save which side was up."""
-    exif = Image.Exif()
-    exif[274] = orientation
-    image = Image.fromarray(np.rot90(np.asarray(red_above_blue(64, 64)), turns))
-    return image, "photo.jpg", {"exif": exif, "quality": 95}, RED
-
-
+EXIF = Image.Exif()
+EXIF[274] = 6  # the sensor's left was up
+TURNED = red_above_blue(64, 64).rotate(90)
 FRAMES = {"save_all": True, "append_images": [plain(BLUE)]}
 DEPTHS = {"uint16": 200 * 257, "int32": 200 * 257, "float32": 200}
 TRANSPARENT = Image.new("RGBA", (40, 40), (255, 0, 0, 0))
@@ -189,8 +181,7 @@ PICTURES = [
     *((Image.fromarray(np.full((40, 40), DEPTHS[d], d)), "p.tiff", {}, GREY) for d in DEPTHS),
     (Image.new("1", (40, 40), 1), "p.png", {}, WHITE),
     (plain(RED), "animation.gif", FRAMES, RED),
-    (plain(RED), "animation.webp", FRAMES | {"lossless": True}, RED),
-    *(turned(orientation, turns) for orientation, turns in ((3, 2), (6, 1), (8, 3))),
+    (TURNED, "photo.jpg", {"exif": EXIF, "quality": 95}, RED),
     (TRANSPARENT, "p.png", {}, WHITE),
     (TRANSPARENT.convert("P"), "p.gif", {"transparency": 0}, WHITE),
 ]

@@ -134,8 +134,9 @@ def test_a_picture_is_classified_by_the_only_network_or_by_a_given_one(
 @pytest.mark.slow
 def test_the_published_network_classifies_the_example_within_seconds(tmp_path):
     """In a home without CIFAR-100, and without training."""
-    environment = os.environ | {"HOME": str(tmp_path)}
-    options = {"capture_output": True, "text": True, "timeout": 60, "cwd": ROOT}
-    done = subprocess.run([sys.executable, "-m", "tools.classify"], env=environment, **options)
+    done = subprocess.run(
+        [sys.executable, "-m", "tools.classify"], env=os.environ | {"HOME": str(tmp_path)},
+        capture_output=True, text=True, timeout=60, cwd=ROOT,
+    )  # fmt: skip
     assert "%  apple" in done.stdout, done.stderr
     assert done.stdout.count("%  ") == 5

@@ -45,11 +45,10 @@ def test_weight_decay_touches_kernels_and_embeddings_only():
     assert left == names
 
 
-@pytest.mark.parametrize("shape", [(144, 16), (27, 64), (8, 8)])
+@pytest.mark.parametrize("shape", [(144, 16), (27, 64)])
 @pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
-def test_orthogonalize_changes_singular_values_alone_in_the_policy_s_precision(
-    policy, shape, precision
-):
+def test_orthogonalize_changes_singular_values_alone(policy, shape, precision):
+    """It computes in the policy's precision."""
     keras.config.set_dtype_policy(precision)
     matrix = np.random.default_rng(0).normal(size=shape).astype("float32")
     u, values, v = np.linalg.svd(matrix / np.linalg.norm(matrix), full_matrices=False)
@@ -58,7 +57,6 @@ def test_orthogonalize_changes_singular_values_alone_in_the_policy_s_precision(
     made = orthogonalize(keras.ops.convert_to_tensor(matrix))
     error = np.abs(np.array(made) - (u * values) @ v).max()
     assert error < 1e-4 if precision == "float32" else 1e-3 < error < 0.2
-    assert 0.6 < values[0] < 1.3
 
 
 def network():
@@ -69,45 +67,33 @@ def network():
     return keras.Model(image, x)
 
 
-def test_muon_learns_and_keeps_the_norm_of_kernels(tmp_path):
-    model, rng = network(), np.random.default_rng(0)
-    images = rng.random((64, 8, 8, 3)).astype("float32")
-    labels, loss = images.mean((1, 2)).argmax(1), "sparse_categorical_crossentropy"
-    model.compile(Muon(OneCycle(0.025, 200)), loss)
-    for _ in range(200):
-        model.train_on_batch(images, labels)
-    assert (model.predict_on_batch(images).argmax(1) == labels).mean() > 0.8  # chance is 0.33
-    assert np.linalg.norm(model.layers[1].get_weights()[0]) == pytest.approx(8**0.5, rel=1e-4)
-    model.save(tmp_path / "model.keras")
-    restored = keras.saving.load_model(tmp_path / "model.keras").optimizer
-    assert type(restored) is Muon
-    assert restored.get_config() == model.optimizer.get_config()
-
-
 @pytest.mark.parametrize("momentum", [0, 0.9])
-def test_muon_takes_a_relative_step_for_kernels_and_sgd_s_for_the_rest(momentum):
+def test_muon_takes_a_relative_step_for_kernels_and_sgd_s_for_the_rest(tmp_path, momentum):
     images, labels = np.random.default_rng(0).random((16, 8, 8, 3)), np.arange(16) % 5
     muon, sgd = network(), network()
     muon.compile(Muon(0.1, momentum, ratio=2.0), "sparse_categorical_crossentropy")
     plain = keras.optimizers.SGD(0.2, float(momentum), nesterov=True)
     sgd.compile(plain, "sparse_categorical_crossentropy")
     before = muon.get_weights()[0]
-    for model in (muon, sgd):
-        model.train_on_batch(images, labels)
+    first_loss, _ = [model.train_on_batch(images, labels) for model in (muon, sgd)]
     np.testing.assert_allclose(muon.get_weights()[-2], sgd.get_weights()[-2], atol=1e-6)
     after = muon.get_weights()[0]
+    assert np.linalg.norm(after) == pytest.approx(8**0.5, rel=1e-4)
     change = after / np.linalg.norm(after) - before / np.linalg.norm(before)
     assert 0.03 < np.linalg.norm(change) < 0.2  # 0.1, in eight directions, over 8**0.5
+    assert min(muon.train_on_batch(images, labels) for _ in range(30)) < first_loss / 2
+    muon.save(tmp_path / "model.keras")
+    restored = keras.saving.load_model(tmp_path / "model.keras").optimizer
+    assert type(restored) is Muon
+    assert restored.get_config() == muon.optimizer.get_config()
 
 
-@pytest.mark.parametrize("steps_and_warmup", [(100, 0.2), (99, 0.123), (50, 0), (7, 1), (1, 1)])
-def test_one_cycle_reaches_its_peak_once_and_is_never_zero(steps_and_warmup):
-    steps, warmup = steps_and_warmup
+@pytest.mark.parametrize(("steps", "warmup"), [(100, 0.2), (99, 0.123), (50, 0), (7, 1), (1, 1)])
+def test_one_cycle_reaches_its_peak_once_and_is_never_zero(steps, warmup):
     config = keras.saving.serialize_keras_object(OneCycle(2.0, steps, warmup))
     rate = keras.saving.deserialize_keras_object(config)
     rates = np.array([rate(step) for step in range(steps + 1)])
-    assert (rates == 2.0).sum() == 1
     top = rates.argmax()
-    assert top == max(0, round(warmup * steps) - 1)
+    assert (top, rates[top]) == (max(0, round(warmup * steps) - 1), 2.0)
     np.testing.assert_allclose(np.diff(rates[: top + 1]), 2.0 / (top + 1), rtol=1e-4)
     np.testing.assert_allclose(np.diff(rates[top:]), -2.0 / (steps - top), rtol=1e-4)

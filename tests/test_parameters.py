@@ -20,19 +20,17 @@ WRONG = {
 @pytest.mark.parametrize("name", WRONG)
 def test_wrong_values_are_refused(name):
     for value in WRONG[name]:
-        with pytest.raises(ValueError, match="wrong parameters") as error:
+        with pytest.raises(ValueError, match=rf"\n  {name} = .*: expected "):
             check_parameters(RIGHT | {name: value}, VGG)
-        assert f"\n  {name} = {value!r}: expected " in str(error.value)
 
 
 def test_all_wrong_parameters_are_named_at_once():
-    wrong = {"EPOCHS": 0, "WIDTH": -1, "RESUME": 0, "RUN": "a-b"}
+    wrong = {"EPOCHS": 0, "WIDTH": -1, "RUN": "a-b"}
     with pytest.raises(ValueError, match="wrong") as error:
         check_parameters(RIGHT | wrong, VGG)
     assert str(error.value).splitlines()[1:] == [
         "  EPOCHS = 0: expected a whole number from 1 to 10000",
         "  WIDTH = -1: expected a number from 0.015625 to 4.0",
-        "  RESUME = 0: expected one of (True, False)",
         "  RUN = 'a-b': expected letters, digits and _, beginning with vgg16, not ending in _gan",
     ]
 

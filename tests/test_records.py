@@ -41,14 +41,13 @@ def test_a_record_says_what_it_was_given_and_is_written_whole_or_not_at_all(fold
 def test_a_commit_is_dirty_only_if_code_differs_from_it(project):
     def git(*words):
         identity = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
-        command = ["git", "-C", project, *identity, *words]
-        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+        return subprocess.check_output(["git", "-C", project, *identity, *words], text=True).strip()
 
     def commit_after(name, text):
         (project / name).write_text(text, encoding="utf-8")
         return records.environment()["commit"]
 
-    assert commit_after("utils.py", "1") == commit_after("results.json", "1") is None
+    assert commit_after("utils.py", "1") is None
     git("init", "-q")
     git("add", ".")
     git("commit", "-qm", "first")
@@ -63,8 +62,8 @@ def test_a_commit_is_dirty_only_if_code_differs_from_it(project):
 def test_a_record_cut_at_every_tenth_is_refused_by_name(folder):
     path = records.write(folder, "run", **GIVEN)
     whole = path.read_bytes()
-    damaged = [whole[: len(whole) * tenth // 10] for tenth in range(10)]
-    for content in (*damaged, b"[]", b"3", b'{"name": "run"}', b"\xff\xfe", b"[" * 10**5):
+    cut = [whole[: len(whole) * tenth // 10] for tenth in range(10)]
+    for content in (*cut, b"[]", b'{"name": "run"}', b"\xff\xfe", b"[" * 10**5):
         path.write_bytes(content)
         with pytest.raises(DataError, match=r"run\.json: expected a record"):
             records.read("shapes100")

@@ -17,72 +17,52 @@ from tools import cells, run
 GAN, VGG16, RESNET = cells.NOTEBOOKS
 
 
-def started(monkeypatch, *command, has_gpu=True):
+def started(monkeypatch, *command, execute=None):
     """Start `tools.run`; return the notebooks it would execute, with folder and parameters."""
     ran = []
-    monkeypatch.setattr(run, "execute", lambda *what: ran.append(what) or True)
-    monkeypatch.setattr(run, "has_gpu", lambda: has_gpu)
+    monkeypatch.setattr(run, "execute", execute or (lambda *what: ran.append(what) or True))
+    monkeypatch.setattr(run, "has_gpu", lambda: False)
     monkeypatch.setattr(sys, "argv", ["run", *command])
     assert run.main() == 0
     return ran
 
 
-def refused(monkeypatch, *command, match):
-    monkeypatch.setattr(run, "execute", lambda *_: pytest.fail("it ran"))
-    monkeypatch.setattr(run, "has_gpu", lambda: False)
-    monkeypatch.setattr(sys, "argv", ["run", *command])
-    with pytest.raises(SystemExit, match=match):
-        run.main()
-
-
-def test_one_notebook_can_be_run_alone(monkeypatch, capsys):
+def test_one_notebook_can_be_run_alone_and_a_default_run_overrides_nothing(monkeypatch, capsys):
     command = ("--dataset", "shapes100", "--only", RESNET, "-p", "EPOCHS", "3")
     expected = {"EPOCHS": 3, "BATCH_SIZE": 64, "DATASET": "shapes100"}
     assert started(monkeypatch, *command) == [(RESNET, "shapes100", expected)]
     assert "minutes" not in capsys.readouterr().out  # not known for other parameters
-
-
-def test_a_default_run_overrides_nothing_so_that_its_notebooks_can_be_published(monkeypatch):
     ran = started(monkeypatch, "--dataset", "cifar100")
-    assert ran == [(name, "cifar100", {}) for name in cells.NOTEBOOKS]
+    assert ran == [(name, "cifar100", {}) for name in cells.NOTEBOOKS]  # may be published
 
 
 @pytest.mark.parametrize(
-    ("given", "words"),
+    ("command", "words"),
     [
-        (["EPOCS", "3"], "unknown parameter EPOCS; .*Did you mean EPOCHS?"),
-        (["epochs", "3"], "Did you mean EPOCHS?"),
-        (["WIDTH", "wide"], "vgg16_with_gan, wrong parameters"),
-        (["DEPTH", "9"], "resnet_baseline, wrong"),
-        (["RUN", "vgg16_mine"], "(?s)gan_synthetic_images.*beginning with gan.*--only NOTEBOOK"),
-        (["RUN", "../vgg16"], "letters, digits and _"),
+        ("-p EPOCS 3", "unknown parameter EPOCS; .*Did you mean EPOCHS?"),
+        ("-p epochs 3", "Did you mean EPOCHS?"),
+        ("-p WIDTH wide", "vgg16_with_gan, wrong parameters"),
+        ("-p DEPTH 9", "resnet_baseline, wrong"),
+        ("-p RUN vgg16_mine", "(?s)gan_synthetic_images.*beginning with gan.*--only NOTEBOOK"),
+        ("-p RUN ../vgg16", "letters, digits and _"),
+        (f"--only {VGG16} --seeds 0 -1", "SEED = -1: expected a whole number"),
+        (f"--only {RESNET} -p WIDTH 0.5", "parameter WIDTH; resnet_baseline have BATCH_SIZE"),
+        ("-p DATASET mnist", "DATASET = 'mnist'"),
+        ("gpu", "make gpu needs a GPU, and none"),
     ],
 )
-def test_a_wrong_name_or_value_is_refused_before_anything_runs(monkeypatch, given, words):
-    refused(monkeypatch, "--dataset", "shapes100", "-p", *given, match=words)
-
-
-def test_every_seed_is_checked_before_anything_runs(monkeypatch):
-    command = ("--dataset", "shapes100", "--only", VGG16, "--seeds", "0", "-1")
-    refused(monkeypatch, *command, match="SEED = -1: expected a whole number")
-
-
-def test_a_parameter_of_another_notebook_is_refused(monkeypatch):
-    command = ("--dataset", "shapes100", "--only", RESNET, "-p", "WIDTH", "0.5")
-    refused(monkeypatch, *command, match="unknown parameter WIDTH; resnet_baseline have BATCH_SIZE")
-
-
-def test_a_recipe_for_a_gpu_is_refused_without_one(monkeypatch):
-    refused(monkeypatch, "gpu", "--dataset", "shapes100", match="make gpu needs a GPU, and none")
+def test_a_wrong_name_or_value_is_refused_before_anything_runs(monkeypatch, command, words):
+    monkeypatch.setattr(run, "choose_dataset", lambda: "shapes100")
+    with pytest.raises(SystemExit, match=words):
+        started(monkeypatch, *command.split(), execute=lambda *_: pytest.fail("it ran"))
 
 
 @pytest.mark.slow
 def test_without_a_gpu_none_is_seen():
-    script = "from tools import run; print(run.has_gpu())"
+    command = [sys.executable, "-c", "from tools import run; print(run.has_gpu())"]
     hidden = os.environ | {"CUDA_VISIBLE_DEVICES": "-1"}
-    command = [sys.executable, "-c", script]
-    done = subprocess.run(command, cwd=ROOT, env=hidden, capture_output=True, text=True)
-    assert done.stdout.strip() == "False", done.stderr
+    printed = subprocess.check_output(command, cwd=ROOT, env=hidden, text=True)
+    assert printed.strip() == "False"
 
 
 def test_values_are_read_as_python():
@@ -90,21 +70,17 @@ def test_values_are_read_as_python():
     assert [run.literal(text) for text in texts] == [3, False, True, "float32", 0.5]
 
 
-def test_what_is_changed_by_hand_is_said_first(monkeypatch, capsys):
-    command = ("wide", "--dataset", "cifar100", "-p", "EPOCHS", "3", "-p", "RUN", "vgg16_mine")
-    started(monkeypatch, *command)
-    first = capsys.readouterr().out.splitlines()[0]
-    assert first.endswith("trained for longer. Changed: EPOCHS = 3, RUN = 'vgg16_mine'")
-    started(monkeypatch, "wide", "--dataset", "cifar100")
-    assert "This takes about 29 minutes on two fast CPU cores" in capsys.readouterr().out
-
-
-def test_recipes_reach_the_notebooks_and_a_value_given_by_hand_wins(monkeypatch):
+def test_recipes_reach_the_notebooks_and_a_value_given_by_hand_wins(monkeypatch, capsys):
     recipe = run.recipes()["wide"]["parameters"]
     assert started(monkeypatch, "wide", "--dataset", "cifar100") == [(VGG16, "cifar100", recipe)]
-    command = ("wide", "--dataset", "shapes100", "-p", "EPOCHS", "3")
+    assert "This takes about 29 minutes on two fast CPU cores" in capsys.readouterr().out
+    started(monkeypatch, "--dataset", "cifar100")
+    assert f"about {run.DEFAULT_MINUTES} minutes" in capsys.readouterr().out
+    command = ("wide", "--dataset", "shapes100", "-p", "EPOCHS", "3", "-p", "RUN", "vgg16_mine")
     ((_, _, parameters),) = started(monkeypatch, *command)
     assert (parameters["EPOCHS"], parameters["WIDTH"]) == (3, recipe["WIDTH"])
+    first = capsys.readouterr().out.splitlines()[0]
+    assert first.endswith("trained for longer. Changed: EPOCHS = 3, RUN = 'vgg16_mine'")
     ((_, _, parameters),) = started(monkeypatch, "wide", "--dataset", "shapes100")
     assert parameters["EPOCHS"] == recipe["EPOCHS"]  # the stand-in's own values are weaker
 
@@ -133,58 +109,42 @@ def test_every_recipe_is_made_of_parameters_that_its_notebooks_accept():
     (targets,) = [line.partition("=")[2].split() for line in makefile if line[:8] == "SCALES ="]
     assert sorted(targets) == sorted(set(run.recipes()) - {"stand-in"})
     for name, recipe in run.recipes().items():
-        notebooks, used = recipe.get("notebooks", cells.NOTEBOOKS), set()
-        for notebook in notebooks:
-            known = cells.parameters(notebook)
-            own = recipe.get("parameters", {}) | recipe.get(notebook, {})
-            used |= own.keys() & known.keys()
-            assert wrong_values({k: v for k, v in own.items() if k in known}, notebook) == []
-            assert recipe.get(notebook, {}).keys() <= known.keys(), name
-        assert recipe.get("parameters", {}).keys() <= used, name
+        for notebook in recipe.get("notebooks", cells.NOTEBOOKS):
+            assert recipe["parameters"].keys() <= cells.parameters(notebook).keys(), name
+            assert wrong_values(recipe["parameters"], notebook) == []
 
 
-def notebook_of(source, above="## Title"):
-    """A notebook with one code cell below a heading."""
+def write_notebook(path, source, above="## Title"):
+    """Write a notebook with one code cell below a heading."""
     parameters = nbformat.v4.new_code_cell("RUN = 'gan'", metadata={"tags": ["parameters"]})
     made = [nbformat.v4.new_markdown_cell(above), parameters, nbformat.v4.new_code_cell(source)]
     kernel = {"name": "python3", "language": "python", "display_name": "Python 3"}
-    return nbformat.v4.new_notebook(cells=made, metadata={"kernelspec": kernel})
+    nbformat.write(nbformat.v4.new_notebook(cells=made, metadata={"kernelspec": kernel}), path)
 
 
-@pytest.fixture
-def notebooks(project, monkeypatch):
-    folder = project / "notebooks"
-    folder.mkdir(exist_ok=True)
-    monkeypatch.setattr(cells, "FOLDER", folder)
-    return folder
-
-
-def test_a_run_that_fails_leaves_the_notebook_of_the_one_that_passed(project, notebooks, capsys):
+def test_a_run_that_fails_leaves_the_notebook_of_the_one_that_passed(project, monkeypatch, capsys):
+    monkeypatch.setattr(cells, "FOLDER", project)
     answer = "from IPython.display import Markdown\nMarkdown('**They** help.')"
-    nbformat.write(notebook_of(answer, "## What we saw"), notebooks / "one.ipynb")
+    write_notebook(project / "one.ipynb", answer, "## What we saw")
     assert run.execute("one", "shapes100", {})
     assert "They help." in capsys.readouterr().out
     made = project / "runs" / "shapes100" / "notebooks"
     passed = (made / "one.ipynb").read_text(encoding="utf-8")
-    nbformat.write(notebook_of("1 / 0"), notebooks / "one.ipynb")
-    assert not run.execute("one", "shapes100", {})
-    assert "FAILED one, In [2]\nZeroDivisionError" in capsys.readouterr().out
-    assert (made / "one.ipynb").read_text(encoding="utf-8") == passed
+    killed = "its process died, killed or out of memory. The same command continues"
+    for source, words in (
+        ("import os\nos.kill(os.getpid(), 9)", f"FAILED one: {killed}"),
+        ("1 / 0", "FAILED one, In [2]\nZeroDivisionError"),
+    ):
+        write_notebook(project / "one.ipynb", source)
+        assert not run.execute("one", "shapes100", {})
+        assert words in capsys.readouterr().out
+        assert (made / "one.ipynb").read_text(encoding="utf-8") == passed
     assert "ZeroDivisionError" in (made / "one-unfinished.ipynb").read_text(encoding="utf-8")
-
-
-def test_a_kernel_that_dies_is_no_traceback(notebooks, capsys):
-    nbformat.write(notebook_of("import os\nos.kill(os.getpid(), 9)"), notebooks / "one.ipynb")
-    assert not run.execute("one", "shapes100", {})
-    words = "FAILED one: its process died, killed or out of memory. The same command continues"
-    assert words in capsys.readouterr().out
 
 
 def test_a_stopped_run_says_how_to_continue_and_prints_no_traceback(tmp_path):
     """Ctrl-C reaches the program; the kernel's own complaints stay off the screen."""
-    nbformat.write(
-        notebook_of("import time\nprint('here')\ntime.sleep(60)"), tmp_path / "one.ipynb"
-    )
+    write_notebook(tmp_path / "one.ipynb", "import time\nprint('here')\ntime.sleep(60)")
     shutil.copy(ROOT / "recipes.toml", tmp_path)
     script = f"""
         import logging, pathlib, signal, sys, core
@@ -213,10 +173,8 @@ def test_a_folder_that_cannot_be_written_is_named(monkeypatch):
     def fail(*what):
         raise PermissionError(13, "Permission denied", "runs")
 
-    monkeypatch.setattr(run, "execute", fail)
-    monkeypatch.setattr(sys, "argv", ["run", "--dataset", "shapes100"])
     with pytest.raises(SystemExit, match=r"cannot go on: \[Errno 13\] Permission denied: 'runs'"):
-        run.main()
+        started(monkeypatch, "--dataset", "shapes100", execute=fail)
 
 
 def test_without_dataset_and_network_the_stand_in_is_taken_loudly(project, monkeypatch, capsys):

@@ -1,40 +1,33 @@
 """utils.py, which is pure, and the two small modules below it: files and random streams."""
 
+import random
+
 import keras
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from conftest import CIFAR100_DIR, ROOT
+from conftest import ROOT, real_cifar100
 
 import utils
-from core import synthetic, training
-from core.batches import Batches
+from core import synthetic
 from core.files import array_digest, atomic_write, short_digest
-from core.parameters import check_parameters
 from core.streams import random_stream
 
 
-def test_functions_called_on_the_side_change_nothing(tmp_path):
+def test_functions_called_on_the_side_change_nothing():
     """A reader tries `utils.split(y, real_fraction=0.5)` in a cell between two training runs."""
-    check_parameters({"DATASET": "shapes100", "REAL_FRACTION": 1.0}, "vgg16_with_gan")
     data = utils.load("shapes100")
     images, labels = data.x_train[:200], data.y_train[:200]
     before = array_digest(images, labels)
-
-    def train(name):
+    drawn = []
+    for aside in (False, True):
         keras.utils.set_random_seed(0)
-        dense = keras.layers.Dense(100, activation="softmax")
-        model = keras.Sequential([keras.Input((32, 32, 3)), keras.layers.Flatten(), dense])
-        model.compile("adam", "categorical_crossentropy")
-        run = training.fit(model, Batches(images, labels, 50), epochs=1, folder=tmp_path / name)
-        return run | {"seconds": 0}
-
-    first = train("first")
-    splits = [utils.split(labels, real_fraction=0.5, seed=seed) for seed in (0, 1, 0)]
-    merged = [utils.merge(images, labels, images, labels, 1, seed) for seed in (0, 1, 0)]
-    assert train("second") == first
+        if aside:
+            utils.split(labels, real_fraction=0.5)
+            utils.merge(images, labels, images, labels, 1)
+        drawn.append((random.random(), np.random.random(), float(keras.random.normal(()))))
+    assert drawn[0] == drawn[1]
     assert array_digest(images, labels) == before
-    assert array_digest(*splits[0], *merged[0]) == array_digest(*splits[2], *merged[2])
     assert utils.merge(images, labels, images, labels, 0) == (images, labels)
 
 
@@ -42,10 +35,7 @@ def test_splits_are_those_that_the_published_generators_were_trained_on(monkeypa
     """The digests were computed by the code that trained them."""
     made = array_digest(utils.split(np.arange(2000) % 100)[0])
     assert made == "06b83fc88a699cab5dea357c56c6793a659e1a4e6c9567659170a1d235532c6e"
-    if not CIFAR100_DIR:
-        pytest.skip("no CIFAR-100: CIFAR100_DIR is not set")
-    monkeypatch.setenv("CIFAR100_DIR", CIFAR100_DIR)
-    train, _ = utils.split(utils.load("cifar100").y_train)
+    train, _ = utils.split(real_cifar100(monkeypatch).y_train)
     manifest = synthetic.read_manifest(ROOT / "synthetic_images" / "cifar100")
     assert array_digest(train) == manifest["train_digest"]
 
@@ -65,20 +55,16 @@ def test_curves_are_in_per_cent_start_at_epoch_one_and_are_saved(tmp_path, axes)
     loss, accuracy = axes()
     assert [list(line.get_ydata()) for line in accuracy.lines[:2]] == [[10, 50], [20, 40]]
     assert list(loss.lines[0].get_xdata()) == [1, 2]
-    assert accuracy.get_ylabel() == "accuracy (%)"
     labels = [text.get_text() for text in accuracy.get_legend().get_texts()]
     assert labels == ["one, training", "one, validation", "two, training", "two, validation"]
-    assert plt.gcf().get_suptitle() == "a title"
     assert plt.imread(tmp_path / "curves.png").std() > 0.05
 
 
 def test_images_have_captions_rows_have_labels_and_classes_their_places(axes):
     images, captions = np.zeros((4, 32, 32, 3), np.uint8), ["a long caption of one class", "b"]
     utils.plot_images(images, captions, "title", columns=3, row_labels=["one", "two"])
-    titles = [axis.get_title() for axis in axes()]
-    assert titles == ["a long caption\nof one class", "b", "", "", "", ""]
+    assert [axis.get_title() for axis in axes()[:3]] == ["a long caption\nof one class", "b", ""]
     assert [axis.get_ylabel() for axis in axes()] == ["one", "", "", "two", "", ""]
-    assert [len(axis.images) for axis in axes()] == [1, 1, 1, 1, 0, 0]
     grey = np.repeat(np.arange(100, dtype=np.uint8), 10)[:, None, None, None]  # shows the class
     images = np.broadcast_to(grey, (1000, 32, 32, 3))
     utils.plot_classes(images, [f"class_{label}" for label in range(100)], "title")
@@ -103,9 +89,7 @@ def test_digests_and_random_streams_differ_if_and_only_if_their_arguments_do():
     others = [array.T, array.reshape(3, 2), array.astype("float64"), array.astype("int32"), -array]
     assert len({array_digest(each) for each in (array, *others)}) == 6
     assert array_digest(np.asfortranarray(array)) == array_digest(array)
-    assert array_digest(array, -array) != array_digest(-array, array)
-    assert short_digest({"a": 1, "b": [2]}) == short_digest({"b": [2], "a": 1})
-    assert short_digest({"a": 1}) != short_digest({"a": 2})
+    assert short_digest({"a": 1, "b": 2}) == short_digest({"b": 2, "a": 1}) != short_digest({})
     keys = [("order", 0, 0), ("order", 0, 1), ("order", 1, 0), ("augment", 0, 0), ("order", 0, 0)]
     first = [random_stream(*key).integers(2**63) for key in keys]
     assert len(set(first)) == 4

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 import weakref
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -26,10 +25,11 @@ from tools import cells
 NETWORKS = ("VGG-16 x1", "VGG-16 x0.5", "VGG-16 x0.25", "ResNet-20", "GAN")
 PEERS = ["torch float32", "torch bfloat16", "torch compiled float32", "torch compiled bfloat16"]
 BATCH_SIZE, NOISE_SIZE = 64, 64  # as in tools/peers.py
+STEPS, TURNS = 20, 9
 PIXELS = {"mean": np.full(3, 120.0), "variance": np.full(3, 4000.0)}
 
 
-def build(network, learning_rate=2e-3):
+def build(network):
     """Return the compiled network of that name, as its notebook defines it."""
     if network == "GAN":
         notebook = cells.define("gan_synthetic_images")
@@ -40,24 +40,21 @@ def build(network, learning_rate=2e-3):
     if network == "ResNet-20":
         model = cells.define("resnet_baseline", **PIXELS)["build_resnet"](20, 16)
     else:
-        width = float(network.removeprefix("VGG-16 x"))
-        model = cells.define("vgg16_with_gan", **PIXELS)["build_vgg16"](width)
+        build_vgg16 = cells.define("vgg16_with_gan", **PIXELS)["build_vgg16"]
+        model = build_vgg16(float(network.removeprefix("VGG-16 x")))
     loss = keras.losses.CategoricalCrossentropy(label_smoothing=0.1)
-    model.compile(Adam(learning_rate, weight_decay=0.05), loss, metrics=["accuracy"])
+    model.compile(Adam(2e-3, weight_decay=0.05), loss, metrics=["accuracy"])
     return model
 
 
 def keras_runner(network, steps):
-    """Return a function that trains for `steps` steps and returns the seconds per step."""
+    """Return a function that trains for some steps and returns the seconds per step."""
     rng, n = np.random.default_rng(0), 10_000  # too many images for the processor's cache
     images, labels = rng.integers(0, 256, (n, 32, 32, 3), np.uint8), rng.integers(0, 100, n)
     noise_size = NOISE_SIZE if network == "GAN" else 0
     batches = Batches(images, labels, BATCH_SIZE, noise_size=noise_size, steps_per_epoch=steps)
     model, times = build(network), []
-
-    def note_time(index, logs=None):
-        times.append(time.perf_counter())
-
+    note_time = lambda *_, **__: times.append(time.perf_counter())  # noqa: E731
     clock = keras.callbacks.LambdaCallback(on_epoch_begin=note_time, on_train_batch_end=note_time)
 
     def run():
@@ -111,10 +108,7 @@ def report(record):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", choices=NETWORKS, action="append", help="print its row alone")
-    parser.add_argument("--steps", type=int, default=20, help="training steps in a turn")
-    parser.add_argument("--repeats", type=int, default=9, help="turns")
     parser.add_argument("--precision", choices=parameters.PRECISIONS, default="auto")
-    parser.add_argument("--output", type=Path, default=core.ROOT / "runs/bench/bench.json")
     chosen = parser.parse_args()
     precision = devices.set_precision(chosen.precision)
     record = records.environment() | {"precision": precision, "rows": []}
@@ -122,15 +116,16 @@ def main():
         keras.utils.clear_session()
         devices.set_precision("float32" if network == "GAN" else precision)  # as in the notebooks
         row = {"network": network, "precision": keras.config.dtype_policy().compute_dtype}
-        runners = {"fit": keras_runner(network, chosen.steps)}
-        runners |= {kind: peer_runner(network, kind, chosen.steps) for kind in PEERS}
-        seconds = take_turns(runners, chosen.repeats)
+        runners = {"fit": keras_runner(network, STEPS)}
+        runners |= {kind: peer_runner(network, kind, STEPS) for kind in PEERS}
+        seconds = take_turns(runners, TURNS)
         row["images_per_second"] = {name: BATCH_SIZE / each for name, each in seconds.items()}
         record["rows"].append(row)
         print(report(record), flush=True)
     if not chosen.only:
-        chosen.output.parent.mkdir(parents=True, exist_ok=True)
-        chosen.output.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        output = core.ROOT / "runs" / "bench" / "bench.json"
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """The notebooks' own code, for programs and tests: what they measure is what a reader runs."""
 
 import contextlib
-import os
 
 import nbformat
 
@@ -13,8 +12,8 @@ FOLDER = core.ROOT / "notebooks"
 
 def read(notebook: str) -> list:
     """Return the code cells of the notebook of that name."""
-    made = nbformat.read(FOLDER / f"{notebook}.ipynb", 4).cells
-    return [cell for cell in made if cell.cell_type == "code"]
+    every = nbformat.read(FOLDER / f"{notebook}.ipynb", 4).cells
+    return [cell for cell in every if cell.cell_type == "code"]
 
 
 def tagged(notebook: str, tag: str) -> list[str]:
@@ -35,15 +34,11 @@ def define(notebook: str, **names) -> dict:
 
     `names` override its parameters, and stand for what its functions take from other cells.
     """
-    space, before = {"__name__": "__main__"}, os.getcwd()
-    os.chdir(FOLDER)  # as in Jupyter
-    try:
-        with contextlib.redirect_stdout(None):
-            for source in tagged(notebook, "imports") + tagged(notebook, "parameters"):
-                exec(source, space)
-            space |= names
-            for source in tagged(notebook, "define"):
-                exec(source, space)
-    finally:
-        os.chdir(before)
+    space = {"__name__": "__main__"}
+    with contextlib.chdir(FOLDER), contextlib.redirect_stdout(None):  # the folder as in Jupyter
+        for source in tagged(notebook, "imports") + tagged(notebook, "parameters"):
+            exec(source, space)
+        space |= names
+        for source in tagged(notebook, "define"):
+            exec(source, space)
     return space

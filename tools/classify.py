@@ -8,8 +8,6 @@ import json
 import sys
 from pathlib import Path
 
-import numpy as np
-
 import core
 from core import datasets, pictures, records
 from core.cifar100 import DataError
@@ -25,13 +23,20 @@ def main() -> None:
         network = arguments.network or published_network()
     except DataError as error:
         sys.exit(str(error))
-    dataset = dataset_of(network)
+    record = network.with_suffix(".json")  # it names the dataset
+    dataset = json.loads(record.read_bytes())["dataset"] if record.is_file() else "cifar100"
+    names = datasets.class_names(dataset)
     try:
-        likely = likeliest(image, network, datasets.class_names(dataset))
+        import keras  # a mistyped name above is refused without loading it
+
+        model = keras.saving.load_model(network)
+        probabilities = model.predict(image[None], verbose=0)[0]
+        best = probabilities.argsort()[::-1][:5]
+        likeliest = [(names[label].replace("_", " "), probabilities[label]) for label in best]
     except Exception as error:  # Keras raises many kinds
         sys.exit(f"{network}: not a classifier that Keras can load ({error!s:.150})")
     print(f"{arguments.picture}: the likeliest of the 100 classes of {datasets.TITLES[dataset]}")
-    for name, probability in likely:
+    for name, probability in likeliest:
         print(f"{probability:6.1%}  {name}")
 
 
@@ -43,21 +48,6 @@ def published_network() -> Path:
         found = ", ".join(file.name for file in files) or "none"
         raise DataError(f"{folder}: expected one network, found {found}. Name one with --network")
     return files[0]
-
-
-def dataset_of(network: Path) -> str:
-    """Return the dataset named in the record beside a network; without a record, cifar100."""
-    record = network.with_suffix(".json")
-    return json.loads(record.read_bytes())["dataset"] if record.is_file() else "cifar100"
-
-
-def likeliest(image: np.ndarray, network: Path, class_names: list[str]) -> list[tuple[str, float]]:
-    """Return the five likeliest classes of an image `uint8` (32, 32, 3) with probabilities."""
-    import keras
-
-    probabilities = keras.saving.load_model(network).predict(image[None], verbose=0)[0]
-    best = probabilities.argsort()[::-1][:5]
-    return [(class_names[label].replace("_", " "), float(probabilities[label])) for label in best]
 
 
 if __name__ == "__main__":

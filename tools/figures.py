@@ -7,8 +7,8 @@ from matplotlib.figure import Figure
 from core import datasets, synthetic
 
 CLASSES = (
-    "apple", "sunflower", "orange", "mushroom", "bus",
-    "tiger", "bicycle", "dolphin", "bear", "rocket",
+    "apple", "sunflower", "orange", "mushroom", "bus", "tiger", "bicycle", "dolphin", "bear",
+    "rocket",
 )  # fmt: skip
 
 

@@ -46,10 +46,10 @@ class ResidualBlock(nn.Module):
 
 
 def resnet20():
-    widths = (16, 16, 16, 16, 32, 32, 32, 64, 64, 64)
-    blocks = [ResidualBlock(*pair) for pair in pairwise(widths)]
+    pairs = pairwise([16] * 4 + [32] * 3 + [64] * 3)
     end = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 100)
-    return Classifier(convolution(3, 16), nn.ReLU(inplace=True), *blocks, *end)
+    start = convolution(3, 16), nn.ReLU(inplace=True)
+    return Classifier(*start, *(ResidualBlock(*pair) for pair in pairs), *end)
 
 
 class Generator(nn.Module):

@@ -1,9 +1,8 @@
 """Publish: `make publish` copies this machine's runs on CIFAR-100 into the repository.
 
-Records, figures and generators go from runs/ to results/, and the executed notebooks, without real
-images, to notebooks/. Then the tables of the README and the docs are filled. Images and networks
-stay in everybody's clone for good, so they are copied on request only. No other program writes
-there.
+Records, figures and generators go from runs/ to results/, executed notebooks without real images
+to notebooks/, and the tables of the README and the docs are filled. Images and networks stay in
+everybody's clone for good, so they are copied on request only. No other program writes there.
 """
 
 import argparse
@@ -16,7 +15,6 @@ import sys
 from pathlib import Path
 
 import nbformat
-from nbconvert.preprocessors import TagRemovePreprocessor
 from PIL import Image
 
 import core
@@ -37,37 +35,40 @@ def main():
     if arguments.network:
         previous = records.classifier_files(results)
         copied = Path(shutil.copy(runs / f"{arguments.network}.keras", results))
-        for path in [path for path in previous if path != copied]:
+        for path in {*previous} - {copied}:
             path.unlink()
-    images = core.ROOT / "synthetic_images" / "runs" / "cifar100"
-    if arguments.images and images.is_dir():
-        published = core.ROOT / "synthetic_images" / "cifar100"
-        shutil.rmtree(published, ignore_errors=True)
-        shutil.copytree(images, published)
+    images = core.ROOT / "synthetic_images"
+    if arguments.images and (images / "runs" / "cifar100").is_dir():
+        shutil.rmtree(images / "cifar100", ignore_errors=True)
+        shutil.copytree(images / "runs" / "cifar100", images / "cifar100")
     for name in cells.NOTEBOOKS:
         executed = runs / "notebooks" / f"{name}.ipynb"
         if executed.exists():
             publish_notebook(executed, cells.FOLDER / f"{name}.ipynb")
     measured = core.ROOT / "runs" / "bench" / "bench.json"
-    if measured.exists() and is_committed(_read(measured)):
+    if measured.exists() and is_committed(read(measured)):
         shutil.copy(measured, core.ROOT / "results" / "bench")
     figures.gallery(results / "gallery.jpg")
     tables.fill()
+
+
+def read(path: Path) -> dict:
+    return json.loads(path.read_bytes())
 
 
 def copy_results(runs: Path, results: Path):
     """Copy the records of named scales, and the figures and generators of those with seed 0."""
     kept = [path for path in sorted(runs.glob("*.json")) if is_publishable(path)]
     if not kept:
-        return
+        return  # the figure that compares runs would show unpublished ones
     results.mkdir(parents=True, exist_ok=True)
-    first = [path for path in kept if _read(path)["seed"] == 0]
+    first = [path for path in kept if read(path)["seed"] == 0]
     shown = {path.stem.removesuffix("_gan") for path in first} | {"comparison", "pairs"}
     known = shown | {path.stem.removesuffix("_gan") for path in runs.glob("*.json")}
     for path in (*runs.glob("*.png"), *runs.glob("*_generator.keras")):
         owners = [name for name in known if f"{path.stem}_".startswith(f"{name}_")]
         if max(owners, key=len, default="") in shown:
-            shutil.copy(path, results)
+            kept.append(path)
     for path in kept:
         shutil.copy(path, results)
 
@@ -77,29 +78,24 @@ def is_publishable(path: Path) -> bool:
 
     A record with a picture of somebody's own is not: its path and its content would be published.
     """
-    record = _read(path)
-    named = any(is_same_scale(record, scale) for scale in scales(record["notebook"]))
-    if named and is_committed(record) and not record["parameters"].get("PICTURE"):
+    record = read(path)
+    own, defaults = record["parameters"], cells.parameters(record["notebook"])
+    scales = [{}]  # what recipes for its notebook change in the defaults; first: nothing
+    for recipe in run.recipes().values():
+        if record["notebook"] in recipe.get("notebooks", ()):
+            scales.append(recipe["parameters"])
+    named = any(is_same_scale(own, defaults | changes) for changes in scales)
+    if named and is_committed(record) and not own.get("PICTURE"):
         return True
-    words = "no recipe has its parameters, its code was not committed, or it shows your picture"
-    print(f"{path.name}: not published: {words}")
+    print(f"{path.name}: not published: no recipe has its parameters, its code was not committed, "
+          "or it shows your picture")  # fmt: skip
     return False
 
 
-def scales(notebook: str) -> list[dict]:
-    """Return the parameters of a notebook at its defaults and at each recipe that runs it."""
-    defaults, found = cells.parameters(notebook), [{}]
-    for name, recipe in run.recipes().items():
-        if name != "stand-in" and notebook in recipe.get("notebooks", cells.NOTEBOOKS):
-            found.append(recipe.get("parameters", {}) | recipe.get(notebook, {}))
-    return [defaults | changes for changes in found]
-
-
-def is_same_scale(record: dict, scale: dict) -> bool:
-    """Whether a run had the parameters of a scale, apart from its seed."""
-    own = record["parameters"]
-    ignored = {*NOT_IN_TRAINING, "SEED"}
-    same = all(own.get(name) == scale[name] for name in scale.keys() - ignored)
+def is_same_scale(own: dict, scale: dict) -> bool:
+    """Whether a run's own parameters are those of a scale, apart from its seed."""
+    compared = scale.keys() - {*NOT_IN_TRAINING, "SEED"}
+    same = all(own.get(name) == scale[name] for name in compared)
     return same and own["RUN"] == run.run_name_of_seed(scale["RUN"], own["SEED"])
 
 
@@ -109,7 +105,7 @@ def is_committed(record: dict) -> bool:
 
 
 def publish_notebook(executed: Path, target: Path):
-    """Copy an executed notebook without outputs that show real images."""
+    """Copy an executed notebook without outputs that show real images, or say why not."""
     notebook = nbformat.read(executed, 4)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     failed = notebook.metadata.get("papermill", {}).get("exception")
@@ -119,17 +115,14 @@ def publish_notebook(executed: Path, target: Path):
         return print(f"{executed.name}: not published: its code was not committed")
     if sources(notebook) != sources(nbformat.read(target, 4)):
         return print(f"{executed.name}: not published: it differs from the present notebook")
-    counts = [cell.get("execution_count") for cell in notebook.cells]
-    remove = TagRemovePreprocessor(remove_all_outputs_tags={"real-images"})
-    notebook, _ = remove.preprocess(notebook, {})  # it forgets the counts of cells it empties
     notebook.metadata.pop("papermill", None)
-    for cell, count in zip(notebook.cells, counts, strict=True):
-        tags = cell.metadata.get("tags")
+    for cell in notebook.cells:
+        tags = cell.metadata.get("tags", [])
         cell.metadata = {"tags": tags} if tags else {}
-        if cell.cell_type == "code":
-            cell.execution_count = count
-            for output in cell.outputs:
-                as_jpeg(output.get("data", {}))
+        if "real-images" in tags:
+            cell.outputs = []
+        for output in cell.get("outputs", []):
+            as_jpeg(output.get("data", {}))
     return nbformat.write(notebook, target)
 
 
@@ -146,10 +139,6 @@ def as_jpeg(data: dict):
         buffer = io.BytesIO()
         image.save(buffer, "JPEG", quality=85)
         data["image/jpeg"] = base64.b64encode(buffer.getvalue()).decode()
-
-
-def _read(path: Path) -> dict:
-    return json.loads(path.read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ images to synthetic_images/runs/; what is published stays as it is.
 
 import argparse
 import ast
-import difflib
 import json
 import logging
 import os
@@ -15,6 +14,7 @@ import sys
 import tempfile
 import time
 import tomllib
+from difflib import get_close_matches
 from pathlib import Path
 
 import nbformat
@@ -28,26 +28,18 @@ from core import cifar100, datasets
 from core.parameters import wrong_values
 from tools import cells
 
-# Minutes that each notebook takes at its defaults on two fast CPU cores.
-MINUTES = {"cifar100": (8, 8, 5), "shapes100": (2, 1, 1)}
+DEFAULT_MINUTES = 24  # of the three notebooks at their defaults on CIFAR-100
 CONTINUE = "The same command continues from the newest checkpoint."
-GPU_CHECK = "from core import devices; raise SystemExit(not devices.has_gpu())"
+NO_DATASET = """\
+CIFAR-100 is not on this machine, and it could not be downloaded: see runs/download.log. This run
+uses the built-in stand-in shapes100 instead: its results say NOTHING about CIFAR-100. To use the
+dataset, set CIFAR100_DIR to the folder of its files train, test and meta.
+"""
 
 
 def main() -> int:
-    named = {name: recipe for name, recipe in recipes().items() if name != "stand-in"}
-    arguments = parse_arguments(named)
-    logging.getLogger("asyncio").setLevel("CRITICAL")  # it prints what a stopped kernel left
-    try:
-        return run(arguments, named)
-    except KeyboardInterrupt:
-        print(f"\nStopped. {CONTINUE}")
-        return 130  # the exit status of a process that Ctrl-C ended
-    except OSError as error:  # a folder that cannot be written, a full disk
-        sys.exit(f"This run cannot go on: {error}")
-
-
-def parse_arguments(named: dict):
+    named = recipes()
+    del named["stand-in"]
     about = "; ".join(f"{name}: {recipe['about']}" for name, recipe in named.items())
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("recipe", nargs="?", choices=named, help=about)
@@ -55,25 +47,37 @@ def parse_arguments(named: dict):
     parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"))
     parser.add_argument("--seeds", nargs="+", type=int, help="one training run per seed")
     parser.add_argument("--only", choices=cells.NOTEBOOKS, help="run this notebook alone")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    logging.getLogger("asyncio").setLevel("CRITICAL")  # it prints what a stopped kernel left
+    try:
+        return run(arguments, named.get(arguments.recipe, {}))
+    except KeyboardInterrupt:
+        print(f"\nStopped. {CONTINUE}")
+        return 130  # the exit status of a process that Ctrl-C ended
+    except OSError as error:  # a folder that cannot be written, a full disk
+        sys.exit(f"This run cannot go on: {error}")
 
 
-def run(arguments, named: dict) -> int:
+def run(arguments, recipe: dict) -> int:
     """Check everything that a command line asks for, then run it. Returns the exit status."""
     given = {name: literal(value) for name, value in arguments.p}
-    recipe = named.get(arguments.recipe, {})
-    notebooks = recipe.get("notebooks", cells.NOTEBOOKS)
-    notebooks = [arguments.only] if arguments.only else notebooks
+    notebooks = [arguments.only] if arguments.only else recipe.get("notebooks", cells.NOTEBOOKS)
     refuse_unknown(given, notebooks)
     if recipe.get("needs_gpu") and not has_gpu():
         sys.exit(f"make {arguments.recipe} needs a GPU, and none was found. On a CPU: make wide.")
-    dataset = arguments.dataset or given.get("DATASET") or choose_dataset()
-    if dataset not in datasets.DATASETS:
-        sys.exit(f"unknown dataset {dataset!r}; known are {', '.join(datasets.DATASETS)}")
-    planned = plan(notebooks, recipe, given, dataset, arguments.seeds or [None])
-    for notebook, parameters in planned:
-        refuse_wrong(notebook, parameters)
-    announce(arguments, recipe, dataset, notebooks, given)
+    asked = given.pop("DATASET", None)
+    dataset = arguments.dataset or asked or choose_dataset()
+    planned, seeds = [], arguments.seeds or [None]
+    for seed in seeds:
+        for notebook in notebooks:
+            draws_images = notebook == cells.NOTEBOOKS[0] and len(notebooks) > 1
+            if seed == seeds[0] or not draws_images:  # all seeds get the same GAN images
+                parameters = parameters_of(notebook, recipe, given, dataset, seed)
+                planned.append((notebook, parameters))
+                if wrong := wrong_values(parameters, notebook):
+                    faults = "\n  ".join([f"{notebook}, wrong parameters:", *wrong])
+                    sys.exit(f"{faults}\n--only NOTEBOOK runs one notebook alone.")
+    announce(arguments, recipe, dataset, given)
     for notebook, parameters in planned:
         fraction = parameters.get("REAL_FRACTION", 1.0)
         folder_name = datasets.run_folder_name(dataset, fraction)
@@ -81,18 +85,6 @@ def run(arguments, named: dict) -> int:
             return 1
     print(f"Done: records, figures and executed notebooks are in runs/{folder_name}")
     return 0
-
-
-def plan(notebooks, recipe: dict, given: dict, dataset: str, seeds: list) -> list[tuple]:
-    """Return the notebooks to execute, in order, each with its parameters."""
-    planned = []
-    for seed in seeds:
-        for notebook in notebooks:
-            draws_images = notebook == cells.NOTEBOOKS[0] and len(notebooks) > 1
-            if draws_images and seed != seeds[0]:
-                continue  # all seeds of notebook 2 get the same GAN images
-            planned.append((notebook, parameters_of(notebook, recipe, given, dataset, seed)))
-    return planned
 
 
 def recipes() -> dict:
@@ -111,29 +103,21 @@ def literal(text: str):
 def refuse_unknown(given: dict, notebooks):
     """Exit if a parameter is given that none of the notebooks has."""
     known = set().union(*(cells.parameters(notebook) for notebook in notebooks))
-    for name in sorted(set(given) - known):
-        near = difflib.get_close_matches(name.upper(), known, 1)
+    for name in sorted(given.keys() - known):
+        near = get_close_matches(name.upper(), known, 1)
         hint = f" Did you mean {near[0]}?" if near else ""
-        words = f"{', '.join(notebooks)} have {', '.join(sorted(known))}"
-        sys.exit(f"unknown parameter {name}; {words}.{hint}")
-
-
-def refuse_wrong(notebook: str, parameters: dict):
-    """Exit if a parameter has a value that the notebook would refuse, maybe an hour from now."""
-    if wrong := wrong_values(parameters, notebook):
-        lines = "\n  ".join([f"{notebook}, wrong parameters:", *wrong])
-        sys.exit(f"{lines}\n--only NOTEBOOK runs one notebook alone.")
+        has = f"{', '.join(notebooks)} have {', '.join(sorted(known))}"
+        sys.exit(f"unknown parameter {name}; {has}.{hint}")
 
 
 def parameters_of(notebook: str, recipe: dict, given: dict, dataset: str, seed=None) -> dict:
     """Return what a notebook's parameters are overridden with; a value given by hand wins."""
     stand_in = recipes()["stand-in"]["parameters"] if dataset == "shapes100" else {}
-    parameters = stand_in | recipe.get("parameters", {}) | recipe.get(notebook, {}) | given
-    parameters.pop("DATASET", None)
+    parameters = stand_in | recipe.get("parameters", {}) | given
     defaults = cells.parameters(notebook)
     if seed is not None:
-        run_name = parameters.get("RUN", defaults["RUN"])
-        parameters |= {"SEED": seed, "RUN": run_name_of_seed(run_name, seed)}
+        run_name = run_name_of_seed(parameters.get("RUN", defaults["RUN"]), seed)
+        parameters |= {"SEED": seed, "RUN": run_name}
     if dataset != defaults["DATASET"]:
         parameters["DATASET"] = dataset
     return {name: from_here(value) for name, value in parameters.items() if name in defaults}
@@ -146,29 +130,26 @@ def from_here(value):
 
 
 def run_name_of_seed(run_name: str, seed: int) -> str:
-    """Return the name of a seed's run; that of seed 0 is plain."""
     return f"{run_name}_seed{seed}" if seed else run_name
 
 
 def has_gpu() -> bool:
     """Whether there is a GPU. Another process looks, so that this one need not load TensorFlow."""
-    command = [sys.executable, "-c", GPU_CHECK]
+    check = "from core import devices; raise SystemExit(not devices.has_gpu())"
+    command = [sys.executable, "-c", check]
     return subprocess.run(command, cwd=core.ROOT, check=False).returncode == 0
 
 
-def announce(arguments, recipe: dict, dataset: str, notebooks, given: dict):
-    """Say what is run and, if it is a whole recipe or the defaults, how long it takes."""
-    words = f"{datasets.TITLES[dataset]}: "
-    words += f"{arguments.recipe}, {recipe['about']}" if recipe else "the notebooks' defaults"
-    changes = [f"{name} = {value!r}" for name, value in given.items() if name != "DATASET"]
-    minutes = sum(MINUTES[dataset][cells.NOTEBOOKS.index(notebook)] for notebook in notebooks)
-    if changes:
+def announce(arguments, recipe: dict, dataset: str, given: dict):
+    """Say what is run and, unless it was changed by hand, how long it takes."""
+    words = f"{arguments.recipe}, {recipe['about']}" if recipe else "the notebooks' defaults"
+    minutes = recipe.get("minutes") if recipe else DEFAULT_MINUTES
+    if given:
+        changes = [f"{name} = {value!r}" for name, value in given.items()]
         words += f". Changed: {', '.join(changes)}"
-    elif not arguments.seeds and not recipe:
-        words += f". This takes about {minutes} minutes on two fast CPU cores, or twice that"
-    elif recipe.get("minutes") and not arguments.seeds and dataset == "cifar100":
-        words += f". This takes about {recipe['minutes']} minutes on two fast CPU cores"
-    print(words, flush=True)
+    elif minutes and dataset == "cifar100" and not (arguments.seeds or arguments.only):
+        words += f". This takes about {minutes} minutes on two fast CPU cores, more on slow ones"
+    print(f"{datasets.TITLES[dataset]}: {words}", flush=True)
 
 
 def choose_dataset() -> str:
@@ -177,13 +158,9 @@ def choose_dataset() -> str:
         if not cifar100.find_cifar100():
             cifar100.download_cifar100()
     except cifar100.DownloadError as error:
-        log = core.ROOT / "runs" / "download.log"
-        log.parent.mkdir(exist_ok=True)
-        log.write_text(f"{error}\n", encoding="utf-8")
-        print("CIFAR-100 is not on this machine, and it could not be downloaded. Where we looked")
-        print(f"and what failed is in {log.relative_to(core.ROOT)}. This run uses the built-in")
-        print("stand-in shapes100 instead: its results say NOTHING about CIFAR-100. To use the")
-        print("dataset, set CIFAR100_DIR to the folder of its files train, test and meta.\n")
+        (core.ROOT / "runs").mkdir(exist_ok=True)
+        (core.ROOT / "runs" / "download.log").write_text(f"{error}\n", encoding="utf-8")
+        print(NO_DATASET)
         return "shapes100"
     except cifar100.DataError as error:
         sys.exit(str(error))
@@ -196,8 +173,8 @@ def execute(notebook: str, folder_name: str, parameters: dict) -> bool:
     Until they have, the file is <name>-unfinished.ipynb, so an earlier result stays.
     """
     name = parameters.get("RUN", notebook)
-    worker = json.loads(os.environ.get("TF_CONFIG") or "{}").get("task", {}).get("index", 0)
-    name = f"{name}-worker{worker}" if worker else name
+    if worker := json.loads(os.environ.get("TF_CONFIG") or "{}").get("task", {}).get("index"):
+        name = f"{name}-worker{worker}"
     output = core.ROOT / "runs" / folder_name / "notebooks" / f"{name}.ipynb"
     unfinished = output.with_stem(f"{name}-unfinished")
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -208,15 +185,14 @@ def execute(notebook: str, folder_name: str, parameters: dict) -> bool:
     except papermill.PapermillExecutionError as error:
         print(f"\nFAILED {notebook}, In [{error.exec_count}]\n{error.ename}: {error.evalue}")
         print(f"What was executed so far is in {unfinished}")
-        return False
     except DeadKernelError:  # not an error of a cell: the system has ended the kernel
         print(f"\nFAILED {notebook}: its process died, killed or out of memory. {CONTINUE}")
-        return False
-    unfinished.replace(output)
-    print(answer(output))
-    minutes = (time.perf_counter() - start) / 60
-    print(f"== {notebook}: {minutes:.1f} minutes ==", flush=True)
-    return True
+    else:
+        unfinished.replace(output)
+        minutes = (time.perf_counter() - start) / 60
+        print(f"{answer(output)}\n== {notebook}: {minutes:.1f} minutes ==", flush=True)
+        return True
+    return False
 
 
 class KernelWithoutTerminal(AsyncKernelManager):

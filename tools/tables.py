@@ -21,8 +21,9 @@ TRAINS = {  # notebook: records whose minutes and accuracy its first cell shows,
 
 
 def tables() -> dict[str, dict[str, str]]:
-    """Return the tables by page and by the name of the marks that enclose them."""
+    """Return the tables by page and by the marks that enclose them."""
     runs = comparison.frame(list(records.read("cifar100", published=True).values()))
+    speed = RESULTS / "bench" / "bench.json"
     return {
         "README.md": {"summary": comparison.groups_table(comparison.groups(runs))},
         "docs/results.md": {
@@ -31,7 +32,7 @@ def tables() -> dict[str, dict[str, str]]:
             "gans": gan_table(),
         },
         "docs/models.md": {"models": models_table()},
-        "docs/speed.md": {"bench": bench_table()},
+        "docs/speed.md": {"bench": bench.report(json.loads(speed.read_bytes()))},
     }
 
 
@@ -62,14 +63,18 @@ def filled(page: str, mark: str, table: str) -> str:
     return f"{before}{start}{table}{end}{rest.partition(end)[2]}"
 
 
+def percent(fraction: float) -> str:
+    return f"{100 * fraction:.1f} %"
+
+
 def expected(notebook: str) -> str:
     """Return the table of a notebook's first cell: what to expect, in how many minutes."""
     names, key, measure = TRAINS[notebook]
-    published, rows = records.read("cifar100", published=True), []
+    rows = []
     for name in names:
-        record = published[name]
+        record = records.read("cifar100", published=True)[name]
         minutes = f"{record['seconds'] / 60:.0f}"
-        rows.append([f"`{name}`", minutes, f"{100 * record[key]:.1f} %", record["device"]])
+        rows.append([f"`{name}`", minutes, percent(record[key]), record["device"]])
     columns = ["run", "minutes of training", measure, "on"]
     return comparison.markdown(pandas.DataFrame(rows, columns=columns))
 
@@ -77,27 +82,24 @@ def expected(notebook: str) -> str:
 def gan_table() -> str:
     """Return the table of the published GANs, shortest training first, and of real images."""
     made = [each for each in records.read("cifar100", published=True).values() if "fid" in each]
-    rows = []
-    for record in sorted(made, key=lambda record: record["seconds"]):
-        chosen = record["parameters"]
-        rows.append({
-            "GAN": f"`{record['name']}`",
-            "channels": chosen["CHANNELS"],
-            "epochs": record["epochs_run"],
-            "minutes": f"{record['seconds'] / 60:.1f}",
-            "candidates": chosen["CANDIDATES"],
-            "GAN-train": f"{100 * record['gan_train']:.1f} %",
-            "as a share of real images": f"{record['gan_train_ratio']:.2f}",
-            "GAN-test": f"{100 * record['gan_test']:.1f} %",
-            "Fréchet distance": f"{record['fid']:.1f}",
-            "diversity": f"{record['diversity']:.2f}",
-            "memorised": f"{100 * record['memorised_pixels']:.1f} %",
-        })  # fmt: skip
-    real, fid = f"{100 * made[0]['gan_test_real']:.1f} %", f"{made[0]['fid_real']:.1f}"
-    rows.append(
-        dict(zip(rows[0], ["real images", *"––––", real, 1, real, fid, 1, "1 %"], strict=True))
-    )
-    return comparison.markdown(pandas.DataFrame(rows))
+    made = pandas.DataFrame(made).sort_values("seconds", kind="stable")
+    chosen = pandas.DataFrame(made["parameters"].to_list(), index=made.index)
+    table = pandas.DataFrame({
+        "GAN": made["name"].map("`{}`".format),
+        "channels": chosen["CHANNELS"],
+        "epochs": made["epochs_run"],
+        "minutes": made["seconds"].div(60).map("{:.1f}".format),
+        "candidates": chosen["CANDIDATES"],
+        "GAN-train": made["gan_train"].map(percent),
+        "as a share of real images": made["gan_train_ratio"].map("{:.2f}".format),
+        "GAN-test": made["gan_test"].map(percent),
+        "Fréchet distance": made["fid"].map("{:.1f}".format),
+        "diversity": made["diversity"].map("{:.2f}".format),
+        "memorised": made["memorised_pixels"].map(percent),
+    }, dtype=object)  # fmt: skip
+    real, fid = percent(made["gan_test_real"][0]), f"{made['fid_real'][0]:.1f}"
+    table.loc["real"] = ["real images", *"––––", real, 1, real, fid, 1, "1 %"]
+    return comparison.markdown(table)
 
 
 def models_table() -> str:
@@ -108,15 +110,11 @@ def models_table() -> str:
         record = published[path.stem.removesuffix("_generator")]
         key = "gan_train" if "gan_train" in record else "test_accuracy"
         measure = "GAN-train" if key == "gan_train" else "test accuracy"
-        rows.append([
-            f"[`{path.name}`](../results/cifar100/{path.name})", record["model"],
-            f"{record['parameter_count']:,}", f"{path.stat().st_size / 1e6:.1f} MB",
-            f"{measure} {100 * record[key]:.1f} %",
-        ])  # fmt: skip
-    columns = ["file", "network", "parameters", "size", "measured"]
-    return comparison.markdown(pandas.DataFrame(rows, columns=columns))
-
-
-def bench_table() -> str:
-    """Return the table of the published speed measurements."""
-    return bench.report(json.loads((RESULTS / "bench" / "bench.json").read_text(encoding="utf-8")))
+        rows.append({
+            "file": f"[`{path.name}`](../results/cifar100/{path.name})",
+            "network": record["model"],
+            "parameters": f"{record['parameter_count']:,}",
+            "size": f"{path.stat().st_size / 1e6:.1f} MB",
+            "measured": f"{measure} {percent(record[key])}",
+        })  # fmt: skip
+    return comparison.markdown(pandas.DataFrame(rows))
