@@ -119,10 +119,13 @@ def publish_notebook(executed: Path, target: Path):
     for cell in notebook.cells:
         tags = cell.metadata.get("tags", [])
         cell.metadata = {"tags": tags} if tags else {}
-        if "real-images" in tags:
-            cell.outputs = []
-        for output in cell.get("outputs", []):
-            as_jpeg(output.get("data", {}))
+        if cell.cell_type == "code":
+            shown = [] if "real-images" in tags else cell.outputs
+            cell.outputs = [
+                each for each in shown if each.get("name") != "stderr"
+            ]  # start-up lines
+            for output in cell.outputs:
+                as_jpeg(output.get("data", {}))
     return nbformat.write(notebook, target)
 
 
