@@ -1,6 +1,5 @@
 """What the notebooks stand on. It prepares TensorFlow, so import it before Keras."""
 
-import logging
 import os
 from pathlib import Path
 
@@ -14,4 +13,3 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
 if os.cpu_count() == 2:  # two operations at a time, one core each: see layers.Conv2D
     os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
-logging.getLogger("tensorflow").setLevel("ERROR")  # it warns of functions that are traced again

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import json
+import logging
 import os
 import platform
 import time
@@ -22,6 +23,9 @@ elif BACKEND == "jax":
     import jax
 else:
     import tensorflow as tf
+
+    # It warns of every network that a notebook builds anew; importing it resets the level.
+    logging.getLogger("tensorflow").setLevel("ERROR")
 
 if core.HEADLESS:
     keras.config.disable_interactive_logging()
