@@ -38,13 +38,14 @@ def tables() -> dict[str, dict[str, str]]:
 
 def fill() -> None:
     """Put the tables into the pages, results/cifar100/comparison.md and the notebooks."""
-    for page, marks in tables().items():
+    made = tables()
+    for page, marks in made.items():
         path = core.ROOT / page
         text = path.read_text(encoding="utf-8")
         for mark, table in marks.items():
             text = filled(text, mark, table)
         path.write_text(text, encoding="utf-8")
-    table = tables()["docs/results.md"]["classifiers"]
+    table = made["docs/results.md"]["classifiers"]
     (RESULTS / "cifar100" / "comparison.md").write_text(table, encoding="utf-8")
     for name in cells.NOTEBOOKS:
         path = cells.FOLDER / f"{name}.ipynb"
@@ -70,9 +71,9 @@ def percent(fraction: float) -> str:
 def expected(notebook: str) -> str:
     """Return the table of a notebook's first cell: what to expect, in how many minutes."""
     names, key, measure = TRAINS[notebook]
-    rows = []
+    published, rows = records.read("cifar100", published=True), []
     for name in names:
-        record = records.read("cifar100", published=True)[name]
+        record = published[name]
         minutes = f"{record['seconds'] / 60:.0f}"
         rows.append([f"`{name}`", minutes, percent(record[key]), record["device"]])
     columns = ["run", "minutes of training", measure, "on"]
