@@ -1,6 +1,6 @@
 # Another Python: make run PYTHON=python3.12
-SCALES = long wide wide-resnet best gpu
-.PHONY: help run $(SCALES) test quick browser soak fuzz bench lab lint format publish clean
+SCALES = long fast imagenet wide wide-resnet best gpu
+.PHONY: help run $(SCALES) test quick browser soak fuzz bench study study-smoke lab lint format publish clean
 PYTHON ?= python3
 BIN = .venv/bin
 
@@ -31,14 +31,20 @@ fuzz: .venv/dev  ## 3,000 damaged or made-up files
 bench: .venv/bench  ## training speed against plain PyTorch, to runs/bench
 	$(BIN)/python -m tools.bench $(ARGS)
 
+study: .venv/run  ## what is missing of docs/study.md's runs; it may be stopped and continues
+	$(BIN)/python -m tools.study $(ARGS)
+
+study-smoke: .venv/run  ## a few steps of one arm of each kind
+	$(BIN)/python -m tools.study --smoke
+
 lab: .venv/run  ## Jupyter in the browser
-	$(BIN)/jupyter lab notebooks
+	$(BIN)/python -m jupyter lab notebooks
 
 lint: .venv/dev  ## ruff, notebooks included
-	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	$(BIN)/python -m ruff check . && $(BIN)/python -m ruff format --check .
 
 format: .venv/dev
-	$(BIN)/ruff check --fix . && $(BIN)/ruff format .
+	$(BIN)/python -m ruff check --fix . && $(BIN)/python -m ruff format .
 
 publish: .venv/run  ## this machine's runs on CIFAR-100 to results/, notebooks/ and the README
 	$(BIN)/python -m tools.publish $(ARGS)
@@ -47,6 +53,7 @@ clean:
 	rm -rf .venv
 
 .venv/run: requirements.txt
+	@$(PYTHON) -c "import sys; (3, 11) <= sys.version_info[:2] <= (3, 13) or sys.exit('Python 3.11, 3.12 or 3.13 is needed: make run PYTHON=python3.13')"
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	touch $@

@@ -23,24 +23,19 @@ def split(labels: np.ndarray, validation: float = 0.1, real_fraction: float = 1.
           seed: int = 0) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
     """Return sorted, disjoint indices of training and validation images, stratified by class.
 
-    `labels` are those of the official training images (n,). `real_fraction` (0 to 1) keeps that
-    part of the training images, at least one per class; the validation images stay the same.
+    `labels` are those of the official training images (n,), of which the part `validation` is held
+    out. `real_fraction` (0 to 1) keeps that part of both, so that with fewer photographs there are
+    also fewer to validate with, but at least one image per class to train and two to validate.
+    What it keeps, a larger fraction keeps, too.
     """
     rng = np.random.default_rng(seed)  # the published generators were trained on this very split
     train, held_out = [], []
     for label in np.unique(labels):
         indices = rng.permutation(np.flatnonzero(labels == label))
         n = round(len(indices) * validation)
-        kept = max(1, round((len(indices) - n) * real_fraction))
-        held_out.append(indices[:n])
-        train.append(indices[n : n + kept])
+        held_out.append(indices[:n][: max(2, round(n * real_fraction))])
+        train.append(indices[n:][: max(1, round((len(indices) - n) * real_fraction))])
     return np.sort(np.concatenate(train)), np.sort(np.concatenate(held_out))
-
-
-def to_bytes(images: np.ndarray) -> np.ndarray:
-    """Return images of -1 to 1 (float) as 0 to 255 (`uint8`), as a PNG file holds them."""
-    levels = (np.asarray(images, "float32") + 1.0) * 127.5
-    return np.clip(np.round(levels), 0, 255).astype("uint8")
 
 
 def channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

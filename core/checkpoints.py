@@ -1,5 +1,6 @@
 """Checkpoints on disk: one process writes them, whole or not at all, and damage is found."""
 
+import errno
 import json
 import warnings
 from pathlib import Path
@@ -11,6 +12,7 @@ from core import devices
 from core.files import atomic_write
 
 CHECKPOINTS_KEPT = 2  # so that a damaged one has a predecessor
+NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
 _locks = {}
 
 
@@ -35,7 +37,10 @@ def claim(folder: Path) -> None:
         words = "is in use by another run of this notebook. Wait for it, or shut its kernel down."
         raise CheckpointError(f"{folder} {words}") from error
     except OSError as error:
-        raise CheckpointError(f"{folder} cannot be written: {error}") from error
+        if error.errno not in NO_LOCKS:
+            raise CheckpointError(f"{folder} cannot be written: {error}") from error
+        words = "This file system has no locks, so a second run of this notebook is not noticed"
+        warnings.warn(f"{folder}: {words}.", stacklevel=2)
 
 
 def release(folder: Path) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import pooch
 
 import core
+from core.files import file_sha256
 
 TITLES = {"cifar100": "CIFAR-100", "shapes100": "shapes100 (stand-in, NOT CIFAR-100)"}
 CIFAR100_MD5 = {  # of the official files
@@ -57,13 +58,21 @@ class Dataset:
         return TITLES[self.name]
 
 
-def search_folders() -> list[Path]:
-    """Return CIFAR100_DIR if it is set, else ./data, Keras's cache and torchvision's folder."""
-    if os.environ.get("CIFAR100_DIR"):
-        return [Path(os.environ["CIFAR100_DIR"])]
-    data = core.ROOT / "data"
-    cache = Path(os.environ.get("KERAS_HOME", Path.home() / ".keras")) / "datasets"
-    return [data, cache / FOLDER, cache / f"{FOLDER}-target" / FOLDER, data / FOLDER]
+def search_places() -> list[Path]:
+    """Return where to look: CIFAR100_DIR if it is set, else ./data and Keras's cache.
+
+    A relative CIFAR100_DIR is meant from the present folder or from the project's.
+    """
+    if given := os.environ.get("CIFAR100_DIR"):
+        return [base / Path(given).expanduser() for base in (Path.cwd(), core.ROOT)]
+    return [core.ROOT / "data", Path(os.environ.get("KERAS_HOME", "~/.keras")) / "datasets"]
+
+
+def copies(place: Path) -> tuple[list[Path], list[Path]]:
+    """Return the folders and the archives in which a place may hold the dataset."""
+    place = place.expanduser()
+    folders = [place, place / FOLDER, place / f"{FOLDER}-target" / FOLDER]
+    return folders, [place, place / f"{FOLDER}.tar.gz"]
 
 
 def missing_files(folder: Path) -> list[str]:
@@ -72,13 +81,34 @@ def missing_files(folder: Path) -> list[str]:
 
 
 def find_cifar100() -> Path | None:
-    """Return a folder with all files or None. Raises `DataError` if CIFAR100_DIR lacks one."""
-    for folder in search_folders():
-        if not missing_files(folder):
+    """Return a folder with all files and the official hashes, or None.
+
+    An archive is unpacked to ./data first. A damaged copy is named and passed over. Raises
+    `DataError` if CIFAR100_DIR is set and leads to no good copy.
+    """
+    places = search_places()
+    for folder in [folder for place in places for folder in copies(place)[0]]:
+        if missing_files(folder):
+            continue
+        wrong = [name for name, md5 in CIFAR100_MD5.items() if file_md5(folder / name) != md5]
+        if not wrong:
             return folder
-    if os.environ.get("CIFAR100_DIR"):
-        raise DataError(f"CIFAR100_DIR={folder}: expected 3 files, missing {missing_files(folder)}")
+        print(f"{folder}: {', '.join(wrong)} differs from the official file. Delete this copy.")
+    for archive in [archive for place in places for archive in copies(place)[1]]:
+        if not archive.is_file():
+            continue
+        if file_sha256(archive) == CIFAR100_SHA256:
+            return unpack(archive, core.ROOT / "data" / FOLDER)
+        print(f"{archive} is damaged: its sha256 is not {CIFAR100_SHA256}. Delete it.")
+    if given := os.environ.get("CIFAR100_DIR"):
+        expected = f"expected the files train, test and meta, or {FOLDER}.tar.gz"
+        raise DataError(f"CIFAR100_DIR={given}: {expected}, unaltered")
     return None
+
+
+def file_md5(path: Path) -> str:
+    """Return the md5 of a file."""
+    return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
 
 
 def load_cifar100() -> Dataset:
@@ -108,12 +138,10 @@ class _ArrayUnpickler(pickle.Unpickler):
 
 def read_member(path: Path, md5: str) -> dict:
     """Return the dictionary in a pickle, hashed before it is unpickled. Raises `DataError`."""
-    data = Path(path).read_bytes()
-    found = hashlib.md5(data, usedforsecurity=False).hexdigest()
-    if found != md5:
+    if (found := file_md5(path)) != md5:
         raise DataError(f"{path}: expected md5 {md5}, found {found}. The file was left as it is.")
     try:
-        return _ArrayUnpickler(io.BytesIO(data), encoding="bytes").load()
+        return _ArrayUnpickler(io.BytesIO(path.read_bytes()), encoding="bytes").load()
     except Exception as error:  # a malformed pickle can raise anything
         raise DataError(f"{path}: expected CIFAR-100's pickle, found {error!r}") from error
 
@@ -129,39 +157,44 @@ def download_cifar100(urls: tuple[str, ...] = CIFAR100_URLS, sha256: str = CIFAR
                       timeout: float = 30) -> Path:  # fmt: skip
     """Download CIFAR-100 from the first mirror that works to ./data/cifar-100-python; return it.
 
-    The archive is unpacked in a temporary folder and each file is then renamed, so an interrupted
-    download, or two at once, leave no file half made. `timeout` is in seconds, for each read.
+    `timeout` is in seconds, for each read. Raises `DownloadError`.
     """
-    target, failures = core.ROOT / "data" / FOLDER, ""
-    target.parent.mkdir(exist_ok=True)
+    data, failures = core.ROOT / "data", ""
+    data.mkdir(exist_ok=True)
     for url in urls:
         try:
-            with tempfile.TemporaryDirectory(dir=target.parent, prefix=".download-") as folder:
+            with tempfile.TemporaryDirectory(dir=data, prefix=".download-") as folder:
                 http = pooch.HTTPDownloader(sys.stderr.isatty(), timeout=timeout)
                 archive = pooch.retrieve(url, f"sha256:{sha256}", "file", folder, downloader=http)
-                unpack(archive, Path(folder) / "files")
-                target.mkdir(exist_ok=True)
-                for name in CIFAR100_MD5:
-                    (Path(folder) / "files" / name).replace(target / name)
+                return unpack(Path(archive), data / FOLDER)
         except Exception as error:  # a damaged archive can raise anything
             failures += f"\n  {url}: {error!r:.200}"
-        if not missing_files(target):  # also if another process was faster
-            return target
-    folders = ", ".join(str(folder) for folder in search_folders())
+        if not missing_files(data / FOLDER):  # another process was faster
+            return data / FOLDER
     raise DownloadError(
         "CIFAR-100 is not on this machine and could not be downloaded.\n"
-        f"Looked in: {folders}\nTried:{failures}\n"
+        f"Looked in: {', '.join(map(str, search_places()))}\nTried:{failures}\n"
         f"Expected: {FOLDER}.tar.gz with sha256 {sha256}, or its files with md5 {CIFAR100_MD5}.\n"
-        "Set CIFAR100_DIR to their folder, or use the stand-in: make run DATASET=shapes100"
+        f"Put the archive into {data}, set CIFAR100_DIR to where it is, or use the stand-in: "
+        "make run DATASET=shapes100"
     )
 
 
-def unpack(archive: Path | str, folder: Path) -> None:
-    """Copy the three files out of `archive` by name, so that no path inside it is followed."""
-    folder.mkdir(parents=True)
-    with tarfile.open(archive) as tar:
+def unpack(archive: Path, target: Path) -> Path:
+    """Unpack the dataset's three files into the folder `target`, and return it.
+
+    They are copied by name, so that no path inside the archive is followed. Each is renamed when
+    all are complete, so that an interruption, or two runs at once, leave no file half made.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".unpacked-") as folder:
+        with tarfile.open(archive) as tar:
+            for name in CIFAR100_MD5:
+                (Path(folder) / name).write_bytes(tar.extractfile(f"{FOLDER}/{name}").read())
+        target.mkdir(exist_ok=True)
         for name in CIFAR100_MD5:
-            (folder / name).write_bytes(tar.extractfile(f"{FOLDER}/{name}").read())
+            (Path(folder) / name).replace(target / name)
+    return target
 
 
 CLASS_NAMES = [  # in the order of the labels

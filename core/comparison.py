@@ -5,7 +5,7 @@ import pandas
 
 from core import measures
 
-SYNTHETIC = ["synthetic_per_class", "synthetic_kind"]
+SYNTHETIC = ["synthetic_per_class", "synthetic_kind", "steps_per_epoch"]  # GAN images may add steps
 ALIKE = ["source", "model", "recipe", "precision", "hardware", *SYNTHETIC]
 ACCURACIES = {
     "train_accuracy": "train", "val_accuracy": "validation", "test_accuracy": "test",
@@ -32,6 +32,7 @@ def frame(records: list[dict]) -> pandas.DataFrame:
     runs["hardware"] = np.where(runs["device"].str.contains(r"^\d+ cores"), "CPU", "GPU")
     runs["network"] = runs["model"].str.removesuffix(" + GAN")
     runs["minutes"] = runs["seconds"] / 60
+    runs["steps_per_epoch"] = runs["steps"] / runs["epochs_run"]
     return runs.sort_values("test_accuracy", ascending=False, ignore_index=True)
 
 
@@ -48,6 +49,8 @@ def label(group: pandas.DataFrame) -> str:
     """Return a short name for a group of runs, such as "VGG-16 x0.25, 12 epochs, Muon"."""
     first = group.iloc[0]
     words = [first["model"], f"{first['epochs_run']} epochs", first["optimizer"].capitalize()]
+    if first["synthetic_per_class"] and first["parameters"].get("STEPS") == "added":
+        words.insert(1, "added steps")
     if first["hardware"] == "GPU":
         words.append("GPU")
     if first["source"] == "yours":

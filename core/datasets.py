@@ -18,11 +18,6 @@ def class_names(name: str) -> list[str]:
     return cifar100.CLASS_NAMES if name == "cifar100" else shapes100.CLASS_NAMES
 
 
-def available_dataset() -> str:
-    """Return the name of the dataset that needs no download: cifar100 if it is on disk."""
-    return "cifar100" if cifar100.find_cifar100() else "shapes100"
-
-
 def run_folder_name(dataset: str, real_fraction: float = 1.0) -> str:
     """Return the folder name of runs that train on `real_fraction` (0 to 1) of a dataset."""
     return dataset if real_fraction == 1 else f"{dataset}-{real_fraction}"

@@ -27,8 +27,18 @@ else:
     # It warns of every network that a notebook builds anew; importing it resets the level.
     logging.getLogger("tensorflow").setLevel("ERROR")
 
+keras.config.set_image_data_format("channels_last")  # whatever ~/.keras/keras.json says
+keras.config.set_floatx("float32")
 if core.HEADLESS:
     keras.config.disable_interactive_logging()
+
+
+def hide_gpus_from_tensorflow() -> None:
+    """Leave the GPU to another backend, where TensorFlow is installed beside it."""
+    with contextlib.suppress(ImportError):
+        import tensorflow
+
+        tensorflow.config.set_visible_devices([], "GPU")
 
 
 def has_gpu() -> bool:
@@ -111,6 +121,10 @@ def _seconds(dtype):  # for three convolutions
 
 def _wait_for(images):  # a GPU answers when all of the tensor has been computed
     keras.ops.convert_to_numpy(keras.ops.cast(images[0, 0, 0, 0], "float32"))
+
+
+if BACKEND != "tensorflow" and has_gpu():
+    hide_gpus_from_tensorflow()
 
 
 @functools.cache

@@ -1,18 +1,28 @@
 """Trained networks as files that plain Keras loads: its own layers, and weights in float16."""
 
 import io
+import json
 import tempfile
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import h5py
 import keras
 import numpy as np
 
 from core import layers
+from core.cifar100 import DataError
 from core.files import atomic_write
 
 WEIGHTS = "model.weights.h5"  # in a .keras file, which is a zip archive
+CLASS_NAMES = "class_names.json"  # ours; Keras ignores it
+# What Keras writes into configurations since 3.8, which older versions refuse, and its defaults.
+NEW_SINCE_KERAS_3_8 = {
+    "quantization_config": None, "input_axes": None, "output_axes": None, "ragged": False,
+    "renorm": False, "renorm_clipping": None, "renorm_momentum": 0.99,
+}  # fmt: skip
 
 
 class NetworkError(RuntimeError):
@@ -50,23 +60,49 @@ def check_classifier(model: keras.Model) -> None:
         )
 
 
-def save(model: keras.Model, path: Path) -> Path:
-    """Write a network for plain Keras, rounded to float16 and without optimiser; return `path`."""
+def save(model: keras.Model, path: Path, class_names: Sequence[str] = ()) -> Path:
+    """Write a network for plain Keras, rounded to float16 and without optimiser; return `path`.
+
+    The names of its classes, in the order of its outputs, travel inside the file.
+    """
     with tempfile.TemporaryDirectory() as folder:
         full = Path(folder) / "full.keras"
         in_keras_layers(model).save(full)
         with zipfile.ZipFile(full) as archive:
             files = {name: archive.read(name) for name in archive.namelist()}
     files[WEIGHTS] = _in_float16(files[WEIGHTS])
+    files["config.json"] = json.dumps(_for_older_keras(json.loads(files["config.json"])))
+    files[CLASS_NAMES] = json.dumps(list(class_names))
     with atomic_write(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in files.items():
             archive.writestr(name, content)
     return path
 
 
+def class_names(path: Path) -> list[str]:
+    """Return the class names that `save` has put into a network's file. Raises `DataError`."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = json.loads(archive.read(CLASS_NAMES))
+    except (OSError, KeyError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path} does not say which classes it knows: {error}") from error
+    return names
+
+
+def _for_older_keras(config: Any) -> Any:
+    """Return a nested configuration without new entries that have their default value."""
+    if isinstance(config, list):
+        return [_for_older_keras(each) for each in config]
+    if not isinstance(config, dict):
+        return config
+    new = {name for name, default in NEW_SINCE_KERAS_3_8.items() if config.get(name) == default}
+    return {name: _for_older_keras(value) for name, value in config.items() if name not in new}
+
+
 def in_keras_layers(model: keras.Model) -> keras.Model:
     """Return an uncompiled copy of a network in float32 without the layers of core/layers.py."""
-    uncompiled = keras.Model(model.input, model.output, name=model.name)
+    ends = [each if len(each) > 1 else each[0] for each in (model.inputs, model.outputs)]
+    uncompiled = keras.Model(*ends, name=model.name)  # a Sequential has no `input` of its own
     portable = keras.models.clone_model(uncompiled, clone_function=_in_float32, recursive=True)
     portable.set_weights(model.get_weights())
     return portable

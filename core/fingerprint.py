@@ -18,7 +18,11 @@ import keras
 from core.code_reader import CodeReader, array_digest_of, installed_distributions
 from core.files import short_digest
 
-OF_ONE_SEED = {"images", "labels", "seed"}  # settings of batches that differ among compared runs
+# Runs that are compared may differ in their seed, their training images and the number of steps.
+OF_ONE_RUN = ("first weights", *(
+    f"batches.state.{name}" for name in ("images", "labels", "seed", "steps_per_epoch")
+))  # fmt: skip
+STEPS = ("learning_rate.steps", "learning_rate.config.steps")  # of a schedule
 
 
 def of_training_run(
@@ -56,11 +60,12 @@ def key(fingerprint: dict) -> str:
 
 
 def recipe(fingerprint: dict) -> str:
-    """Return eight digits that are equal for runs that differ in seed and training images alone."""
-    batches, settings = fingerprint["batches"], fingerprint["batches"].get("state", {})
-    settings = {name: value for name, value in settings.items() if name not in OF_ONE_SEED}
-    rest = {name: value for name, value in fingerprint.items() if name != "first weights"}
-    return short_digest(rest | {"batches": batches | {"state": settings}})[:8]
+    """Return eight digits, equal for runs that differ only in seed, training images and steps."""
+    kept = {
+        path: value for path, value in _leaves(fingerprint)
+        if not path.startswith(OF_ONE_RUN) and not path.endswith(STEPS)
+    }  # fmt: skip
+    return short_digest(kept)[:8]
 
 
 def difference(now: dict, before: dict, most: int = 3) -> str:

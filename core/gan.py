@@ -169,10 +169,12 @@ class TeacherLoss(_Part):
 
 def with_confidence(generator: keras.Model, teacher: keras.Model) -> keras.Model:
     """Return a generator with a second output (n,): its teacher's probability of the class."""
-    label, image = generator.inputs[1], generator.output
-    opinion = keras.Model(teacher.inputs, teacher.output)((image + 1) * 127.5)  # no optimiser in it
-    confidence = ops.sum(opinion * ops.one_hot(label, 100), axis=1)
-    return keras.Model(generator.inputs, [image, confidence])
+    layers, (_, label), image = keras.layers, generator.inputs, generator.output
+    levels = layers.Rescaling(127.5, offset=127.5, dtype="float32")(image)
+    opinion = keras.Model(teacher.inputs, teacher.output)(levels)  # a copy without its optimiser
+    one_hot = layers.CategoryEncoding(100, "one_hot", dtype="float32")(label)
+    confidence = layers.Dot(axes=1, dtype="float32")([opinion, one_hot])
+    return keras.Model(generator.inputs, [image, layers.Reshape((), dtype="float32")(confidence)])
 
 
 def draw(

@@ -20,25 +20,21 @@ class Name:
         self.pattern, self.words = re.compile(pattern), words
 
 
-class FileOr:
-    """A certain word, or the path of a file that exists."""
-
-    def __init__(self, word: str):
-        self.word = word
+class File:
+    """The path of a file that exists, or an empty text."""
 
 
-# Notebooks add "_gan" and "_imagenet" themselves, so names that end so would meet.
+# Notebook 2 adds "_gan" itself, so a name that ends so would meet another run's.
 RUNS = {
     "gan_synthetic_images": Name(r"gan\w*", "beginning with gan"),
     "vgg16_with_gan": Name(r"vgg16(?!\w*_gan$)\w*", "beginning with vgg16, not ending in _gan"),
-    "resnet_baseline": Name(r"resnet(?!\w*_imagenet$)\w*",
-                            "beginning with resnet, not ending in _imagenet"),
+    "resnet_baseline": Name(r"resnet\w*", "beginning with resnet"),
 }  # fmt: skip
 
 # A pair of whole numbers or of floats is a range, any other tuple a list of choices.
 LIMITS = {
     "DATASET": DATASETS, "REAL_FRACTION": (0.0025, 1.0), "SEED": (0, 2**31), "RESUME": SWITCH,
-    "PRECISION": PRECISIONS, "PICTURE": FileOr(""), "EPOCHS": (1, 10_000),
+    "PRECISION": PRECISIONS, "PICTURE": File(), "EPOCHS": (1, 10_000),
     "BATCH_SIZE": (2, 4096), "LEARNING_RATE": (1e-8, 10.0), "PATIENCE": (1, 10_000),
     # notebook 1
     "CHANNELS": (1, 512), "GUIDANCE": (0.0, 100.0), "MATCHING": (0.0, 100.0),
@@ -46,15 +42,14 @@ LIMITS = {
     "IMAGES_PER_CLASS": (10, 5000), "TRAIN": SWITCH,
     # notebooks 2 and 3
     "SYNTHETIC_PER_CLASS": (0, 5000), "SYNTHETIC_IMAGES": SOURCES, "WIDTH": (1 / 64, 4.0),
-    "DEPTH": tuple(range(8, 1204, 6)), "OPTIMIZER": ("muon", "adam"), "WARMUP": (0.0, 1.0),
+    "STEPS": ("equal", "added"), "DEPTH": tuple(range(8, 1204, 6)), "OPTIMIZER": ("adam", "muon"),
     "WEIGHT_DECAY": (0.0, 1.0), "LABEL_SMOOTHING": (0.0, 0.9), "CUTMIX": (0.0, 1.0),
-    "TRIVIAL_AUGMENT": SWITCH, "IMAGENET": SWITCH,
-    "IMAGENET_MODEL": ("MobileNetV2", "ResNet50V2", "EfficientNetV2B0"),
-    "IMAGENET_WEIGHTS": FileOr("imagenet"), "IMAGENET_SIZE": (32, 512),
-    "IMAGENET_EPOCHS": (1, 1000), "IMAGENET_RATE": (1e-8, 1.0),
+    "SHIFT": (0, 16), "TRIVIAL_AUGMENT": SWITCH, "MODELS": ("both", "resnet", "imagenet"),
+    "IMAGENET_MODEL": ("EfficientNetLite0", "MobileNetV2", "ResNet50V2", "EfficientNetV2B0"),
+    "IMAGENET_SIZE": (32, 512), "IMAGENET_EPOCHS": (1, 1000), "IMAGENET_RATE": (1e-8, 1.0),
 }  # fmt: skip
 # These name a run, its files or its source, but do not change what is trained.
-NOT_IN_TRAINING = ("RUN", "RESUME", "PICTURE", "SYNTHETIC_IMAGES", "TRAIN")
+NOT_IN_TRAINING = ("RUN", "RESUME", "PICTURE", "SYNTHETIC_IMAGES", "TRAIN", "MODELS")
 
 
 def check_parameters(values: dict, notebook: str) -> dict:
@@ -89,9 +84,8 @@ def _is_range(limit: Any) -> bool:
 
 
 def _is_allowed(value: Any, limit: Any) -> bool:
-    if isinstance(limit, FileOr):
-        is_text = isinstance(value, str)
-        return is_text and (value == limit.word or Path(value).expanduser().is_file())
+    if isinstance(limit, File):
+        return isinstance(value, str) and (not value or Path(value).expanduser().is_file())
     if isinstance(limit, Name):
         return isinstance(value, str) and bool(limit.pattern.fullmatch(value))
     if _is_range(limit):
@@ -102,8 +96,8 @@ def _is_allowed(value: Any, limit: Any) -> bool:
 
 
 def _in_words(limit: Any) -> str:
-    if isinstance(limit, FileOr):
-        return f"{limit.word!r}, or the path of an existing file, as seen from {Path.cwd()}"
+    if isinstance(limit, File):
+        return f"the path of an existing file, as seen from {Path.cwd()}, or ''"
     if isinstance(limit, Name):
         return f"letters, digits and _, {limit.words}"
     if _is_range(limit):

@@ -25,7 +25,8 @@ def open_rgb(path: Path, max_pixels: int) -> Image.Image:
     """Return a file as an RGB image. Raises `DataError` that names the file and the reason.
 
     The image is turned as its EXIF data say. The first frame of an animation is used, transparent
-    pixels become white, and 16 bits per channel become eight.
+    pixels become white, and 16 bits per channel become eight. Images with 32 bits per channel are
+    refused, because their range is unknown.
     """
     try:
         if not path.is_file():  # a folder, a broken link, or a pipe that would never end
@@ -35,15 +36,16 @@ def open_rgb(path: Path, max_pixels: int) -> Image.Image:
                 limit = f"at most {max_pixels / 1e6:.0f} million are read"
                 raise ValueError(f"{image.width}x{image.height} pixels, {limit}")
             image = ImageOps.exif_transpose(image)
-            if image.mode[0] in "IF":  # integers or floats, which Pillow would clip to 255
-                levels = np.nan_to_num(np.asarray(image, float))
-                if levels.max() > 255:  # levels that fit already are kept
-                    levels *= 255 / max(levels.max(), 65535)
-                image = Image.fromarray(levels.astype("uint8"))
+            if image.mode in ("I", "F"):
+                raise ValueError("32 bits per channel. Save it with 8 bits per channel")
+            if image.mode.startswith("I;16"):  # which Pillow would clip to 255
+                image = Image.fromarray((np.asarray(image) // 257).astype("uint8"))
             if image.has_transparency_data:
                 image = image.convert("RGBA")
                 image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
             return image.convert("RGB")
     except Exception as error:  # a broken image can raise anything
         found = f"{type(error).__name__}: {error}"
+        if path.suffix.lower() in (".heic", ".heif"):
+            found = "HEIC, which Pillow cannot read: export it as JPEG"
         raise DataError(f"{path}: expected an image, found {found}") from error

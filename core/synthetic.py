@@ -18,7 +18,8 @@ from core import devices, pictures
 from core.cifar100 import DataError
 from core.files import array_digest, short_digest
 
-IGNORED = ("manifest.json", "Thumbs.db", "desktop.ini")  # the last two are written by Windows
+# Written by Windows, macOS and network drives; letter case does not matter.
+IGNORED = ("manifest.json", "thumbs.db", "desktop.ini", "icon\r", "__macosx", "@eadir")
 ADVICE = "Run notebook 1 with the same DATASET and REAL_FRACTION, or set SYNTHETIC_PER_CLASS = 0"
 
 
@@ -88,13 +89,10 @@ def load(folder: Path, class_names: list[str]) -> tuple[np.ndarray, np.ndarray, 
     Any image that Pillow reads will do, of any size. Raises `DataError` that names all faults at
     once, or if the manifest belongs to other images.
     """
-    images, labels, resized = [], [], 0
-    faults = [
-        f"{path}: not a class folder"
-        for path in _entries(folder) if path.name not in class_names or not path.is_dir()
-    ]  # fmt: skip
+    images, labels, resized, faults = [], [], 0, _wrong_entries(folder, class_names)
+    advice = f"Expected folders named {', '.join(class_names)}" if faults else ""
     for label, name in enumerate(class_names):
-        for path in _entries(folder / name):
+        for path in [] if (folder / name).is_symlink() else _entries(folder / name):
             try:
                 if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
                     raise DataError(f"{path}: expected an image, found a link out of the folder")
@@ -106,8 +104,8 @@ def load(folder: Path, class_names: list[str]) -> tuple[np.ndarray, np.ndarray, 
             images.append(np.asarray(image.resize((32, 32), Image.Resampling.LANCZOS), "uint8"))
             labels.append(label)
     if faults or not images:
-        advice = "" if images else f". {ADVICE}"
-        counts = f"{folder}: {len(faults)} unusable entries, {len(images)} images{advice}"
+        advice = advice if images or advice else ADVICE
+        counts = f"{folder}: {len(faults)} unusable entries, {len(images)} images. {advice}"
         raise DataError("\n  ".join([counts, *faults[:50]]))
     images, labels, manifest = np.stack(images), np.array(labels), read_manifest(folder)
     digest = array_digest(images, labels)
@@ -118,8 +116,19 @@ def load(folder: Path, class_names: list[str]) -> tuple[np.ndarray, np.ndarray, 
     return images, labels, manifest
 
 
+def _wrong_entries(folder: Path, class_names: list[str]) -> list[str]:
+    """Return a line for each entry that is no class folder."""
+    faults = []
+    for path in _entries(folder):
+        if path.name not in class_names or not path.is_dir():
+            faults.append(f"{path}: not a class folder")
+        elif path.is_symlink():
+            faults.append(f"{path}: a link. Put the folder itself here")
+    return faults
+
+
 def _entries(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob("[!.]*") if path.name not in IGNORED)
+    return sorted(path for path in folder.glob("[!.]*") if path.name.lower() not in IGNORED)
 
 
 def read_manifest(folder: Path) -> dict:

@@ -22,6 +22,7 @@ NAMES = cells.NOTEBOOKS
 TINY = {  # 8 channels: on a CPU PyTorch 2.13 hangs in the gradient of a strided convolution of 4
     "EPOCHS": 2, "REAL_FRACTION": 0.2, "CHANNELS": 8, "IMAGES_PER_CLASS": 10, "JUDGE_EPOCHS": 1,
     "WIDTH": 0.05, "SYNTHETIC_PER_CLASS": 3, "DEPTH": 8, "BATCH_SIZE": 64, "PRECISION": "float32",
+    "IMAGENET_SIZE": 32, "IMAGENET_EPOCHS": 2,
 }  # fmt: skip
 FOLDER = "shapes100-0.2"  # where the results of TINY are
 GAN, VGG16, RESNET = NAMES
@@ -36,7 +37,7 @@ def passed(folder, parameters, only=None, backend="tensorflow"):
         command += ["-p", name, str(parameters[name])]
     command += ["--only", only] if only else []
     environment = os.environ | {"HOME": str(folder.parent / "home"), "KERAS_BACKEND": backend}
-    environment["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"
+    environment["MPLBACKEND"] = "Agg"  # as some shells have it; notebooks show figures nevertheless
     done = subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, timeout=400
     )
@@ -69,10 +70,10 @@ def test_the_chain_says_what_it_runs_and_writes_every_record_in_full(chain):
     assert printed.startswith(
         "shapes100 (stand-in, NOT CIFAR-100): the notebooks' defaults. Changed"
     )
-    for name in ("judge", "teacher", "gan", "student", "vgg16", "vgg16_gan", "resnet"):
+    for name in ("judge", "teacher", "gan", "student", "vgg16", "vgg16_gan", "resnet", "imagenet"):
         assert re.search(rf"^{name}: epoch   1/", printed, flags=re.M)
-    assert re.search(r"^\| VGG-16 x0\.05 \+ GAN, 2 epochs, Muon, your vgg16_gan \| ", printed, re.M)
-    assert set(made) == {"gan", "vgg16_gan", "vgg16", "resnet"}
+    assert re.search(r"^\| VGG-16 x0\.05 \+ GAN, 2 epochs, Adam, your vgg16_gan \| ", printed, re.M)
+    assert set(made) == {"gan", "vgg16_gan", "vgg16", "resnet", "imagenet"}
     for name, record in made.items():
         assert record.keys() >= records.REQUIRED
         assert (record["name"], record["dataset"], record["seed"]) == (name, "shapes100", 0)
@@ -90,7 +91,7 @@ def test_the_chain_says_what_it_runs_and_writes_every_record_in_full(chain):
     assert 0 <= made["gan"]["gan_test"] <= 1
 
 
-@pytest.mark.parametrize("name", ["vgg16_gan", "vgg16", "resnet"])
+@pytest.mark.parametrize("name", ["vgg16_gan", "vgg16", "resnet", "imagenet"])
 def test_what_is_recorded_is_the_network_that_stopped_on_validation_images(chain, name):
     folder, _, made = chain
     data = utils.load("shapes100")
@@ -129,11 +130,12 @@ def test_the_chain_draws_figures_and_a_table_without_a_warning(chain):
     for figure in ("confusion", "classes", "picture", "curves"):
         assert (results / f"vgg16_{figure}.png").exists()
     assert {"comparison", "pairs", "gan_samples"} <= {path.stem for path in results.glob("*.png")}
-    assert (results / "comparison.md").read_text(encoding="utf-8").count("\n") == 5
+    assert (results / "comparison.md").read_text(encoding="utf-8").count("\n") == 6
     for name in NAMES:
         executed = nbformat.read(results / "notebooks" / f"{name}.ipynb", 4)
         outputs = [output for cell in executed.cells for output in cell.get("outputs", [])]
         assert "stand-in, NOT CIFAR-100" in str(outputs)
+        assert "image/png" in str(outputs)
         printed = [output for output in outputs if output.output_type == "stream"]
         texts = [each.text for each in printed if each.name == "stderr" or "WARN" in each.text]
         lines = [line for text in texts for line in text.splitlines()]
@@ -157,9 +159,9 @@ def test_an_edited_cell_is_trained_and_an_edit_taken_back_finds_the_old_runs(cha
     folder, _, first = chain
     path, losses = folder / "notebooks" / f"{VGG16}.ipynb", []
     text = path.read_text(encoding="utf-8")
-    for weight in (1.0, 3.0):
+    for weight in (1.5, 4.0):
         notebook = nbformat.reads(text, 4)
-        (cell,) = [cell for cell in notebook.cells if "def train_vgg16" in cell.source]
+        (cell,) = [cell for cell in notebook.cells if "def compile_vgg16" in cell.source]
         own = f"compile(optimizer, WeightedLoss({weight}),"
         cell.source = OWN_LOSS + cell.source.replace("compile(optimizer, loss,", own)
         nbformat.write(notebook, path)
@@ -170,7 +172,7 @@ def test_an_edited_cell_is_trained_and_an_edit_taken_back_finds_the_old_runs(cha
         for name in ("vgg16", "vgg16_gan"):
             assert made[name]["fingerprint"] != first[name]["fingerprint"]
             assert made[name]["history"] != first[name]["history"]
-    assert "model.loss._weight is 3.0, was 1.0" in printed
+    assert "model.loss._weight is 4.0, was 1.5" in printed
     assert losses[1] > 2 * losses[0]
     path.write_text(text, encoding="utf-8")
     printed, made = passed(folder, TINY, only=VGG16), own_records(folder)
@@ -199,9 +201,12 @@ def test_the_chain_runs_on_another_backend(tmp_path, copy, backend):
         pytest.skip(f"{backend} is not installed")
     left_out = shutil.ignore_patterns("runs", "synthetic_images", ".git")
     folder = shutil.copytree(copy, tmp_path / backend, ignore=left_out)
-    passed(folder, TINY | {"EPOCHS": 1, "CUTMIX": 1.0, "TRIVIAL_AUGMENT": True}, backend=backend)
+    others = {"EPOCHS": 1, "CUTMIX": 1.0, "TRIVIAL_AUGMENT": True, "STEPS": "added"}
+    passed(folder, TINY | others, backend=backend)
     made = own_records(folder)
-    assert set(made) == {"gan", "vgg16_gan", "vgg16", "resnet"}
+    assert (made["vgg16"]["steps"], made["vgg16_gan"]["steps"]) == (15, 19)  # of 64 images
+    assert made["vgg16"]["recipe"] == made["vgg16_gan"]["recipe"]
+    assert set(made) == {"gan", "vgg16_gan", "vgg16", "resnet", "imagenet"}
     assert {record["versions"]["backend"] for record in made.values()} == {backend}
     assert (folder / "synthetic_images" / "runs" / FOLDER / "manifest.json").exists()
     fingerprint = next((folder / "runs" / FOLDER / "checkpoints").glob("vgg16/*/fingerprint.json"))

@@ -68,6 +68,15 @@ def test_other_images_are_another_experiment():
         assert sorted(gains(records), key=len) == [{2: 5}, {0: 1, 1: 1}]
 
 
+def test_runs_with_added_steps_are_compared_with_the_same_runs_without_gan_images():
+    """They are pairs of their own, apart from those with as many steps."""
+    added = run("s0_added", 0, 0.53, gan=20, steps=2352, parameters={"STEPS": "added"})
+    records = [*pair(0), *pair(1), added]
+    assert sorted(gains(records), key=len) == [{0: 3}, {0: 1, 1: 1}]
+    labels = [comparison.label(group) for group in comparison.groups(comparison.frame(records))]
+    assert labels[0] == "VGG-16 + GAN, added steps, 12 epochs, Muon"
+
+
 def test_a_seed_counts_once_whatever_its_runs_are_called():
     again = [each | {"name": f"z{each['name']}", "test_accuracy": 0.9} for each in pair(0)]
     assert names(again + pair(0) + pair(1)) == [["s0_gan", "s1_gan"], ["s0", "s1"]]
@@ -119,7 +128,7 @@ def test_the_table_of_groups_names_network_length_optimiser_and_whose_it_is():
 def test_the_table_of_pairs_shows_the_steps_of_both_runs():
     """Early stopping may have ended one of them before the other."""
     records = [*pair(1, -0.02), *pair(0, 0.01)]
-    records[1]["steps"] = 1056
+    records[1] |= {"steps": 1056, "epochs_run": 6}
     rows = comparison.pairs_table(comparison.pairs(comparison.frame(records))[0]).splitlines()[2:]
     assert rows[0] == "| 0 | 51.00 % | 50.00 % | +1.00 | 2,112 | 2,112 |"
     assert rows[1] == "| 1 | 48.00 % | 50.00 % | -2.00 | 1,056 | 2,112 |"

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest import mock
 
 import keras
 import numpy as np
@@ -22,6 +23,33 @@ from tools import cells
 TESTS = Path(__file__).resolve().parent
 MANY = {"steps_per_epoch": 20}
 FOR_GAN = {"noise_size": 4, "classes": 100}
+
+
+@pytest.mark.slow
+def test_keras_s_settings_for_other_projects_change_nothing(tmp_path):
+    """~/.keras/keras.json may ask for another layout, float16 or a backend that is not there."""
+    (tmp_path / ".keras").mkdir()
+    other = {"image_data_format": "channels_first", "floatx": "float16", "backend": "no_such"}
+    (tmp_path / ".keras" / "keras.json").write_text(json.dumps(other), encoding="utf-8")
+    script = "import core.devices, keras; config = keras.config; "
+    script += "print(config.backend(), config.floatx(), config.image_data_format())"
+    environment = os.environ | {"HOME": str(tmp_path)}
+    environment = {k: v for k, v in environment.items() if k[:5] != "KERAS"}
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True,
+        cwd=TESTS.parent,
+    )  # fmt: skip
+    assert done.stdout == "tensorflow float32 channels_last\n", done.stderr
+
+
+def test_a_gpu_is_shared_by_notebooks_and_left_to_the_backend_in_use(monkeypatch):
+    """There is none here: these are the settings that TensorFlow documents."""
+    assert os.environ["TF_FORCE_GPU_ALLOW_GROWTH"] == "true"
+    assert os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] == "false"
+    hide = mock.Mock()
+    monkeypatch.setattr("tensorflow.config.set_visible_devices", hide)
+    devices.hide_gpus_from_tensorflow()
+    hide.assert_called_once_with([], "GPU")
 
 
 def gan(teacher_loss=None):

@@ -75,6 +75,16 @@ def test_what_could_not_be_saved_or_measured_is_refused_before_training(words):
         export.check_classifier(REFUSED[words]())
 
 
+def test_a_sequential_network_can_be_saved(tmp_path):
+    dense = keras.layers.Dense(100, activation="softmax")
+    start = [keras.Input((32, 32, 3), dtype="uint8"), keras.layers.Rescaling(1 / 255)]
+    model = keras.Sequential([*start, keras.layers.Flatten(), dense])
+    export.check_classifier(model)
+    path = export.save(model, tmp_path / "m.keras", ["a", "b"])
+    assert keras.saving.load_model(path).predict(IMAGES, verbose=0).shape == (16, 100)
+    assert export.class_names(path) == ["a", "b"]
+
+
 def test_a_file_holds_only_rounded_weights_and_is_replaced_whole(tmp_path, monkeypatch):
     """Neither optimiser nor loss: nobody could load a loss of a reader's own."""
     model = network(Forgetful())
@@ -128,6 +138,41 @@ def test_keras_alone_loads_new_and_published_networks(tmp_path, policy):
     expected = export.in_keras_layers(model)(IMAGES, training=False)
     np.testing.assert_allclose(np.load(tmp_path / "y.npy"), expected, atol=2e-3)
     np.testing.assert_allclose(model(IMAGES, training=False), expected, atol=2e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("version", ["==3.8.0", ""], ids=["oldest", "newest"])
+def test_published_and_new_networks_load_in_other_versions_of_keras(tmp_path, version):
+    """Without this project, on TensorFlow and PyTorch; skipped where pip finds no packages."""
+    target = ["--target", str(tmp_path / "keras"), f"keras{version}"]
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", *target]
+    if subprocess.run(pip, capture_output=True).returncode:
+        pytest.skip("pip could not install Keras")
+    path = export.save(network(), tmp_path / "new.keras")
+    files = [path, *RESULTS.glob("*.keras"), *(ROOT / "results" / "imagenet").glob("*.keras")]
+    script = """
+        import sys, keras, numpy as np
+        for path in sys.argv[1:]:
+            model = keras.saving.load_model(path)
+            rng = np.random.default_rng(0)
+            noise, labels = rng.normal(size=(4, 64)).astype("float32"), np.arange(4)
+            images = rng.integers(0, 256, (4, 32, 32, 3), np.uint8)
+            inputs = [noise, labels] if len(model.inputs) == 2 else images
+            outputs = model.predict(inputs, verbose=0)
+            outputs = outputs if isinstance(outputs, list) else [outputs]
+            print(*[f"{value:.3f}" for each in outputs for value in each.reshape(4, -1)[:, 0]])
+    """
+    command = [sys.executable, "-c", textwrap.dedent(script), *map(str, files)]
+    printed = []
+    for backend in ("tensorflow", "torch"):
+        for keras_folder in ("", str(tmp_path / "keras")):
+            environment = os.environ | {"PYTHONPATH": keras_folder, "KERAS_BACKEND": backend}
+            done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True)
+            assert done.returncode == 0, done.stderr[-2000:]
+            printed.append([list(map(float, line.split())) for line in done.stdout.splitlines()])
+    for other in printed[1:]:
+        for one, same in zip(other, printed[0], strict=True):
+            np.testing.assert_allclose(one, same, atol=5e-3)
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ from test_training import tiny_batches, tiny_data, tiny_model
 
 from core import fingerprint, layers
 from core.batches import Batches
+from core.optimizers import Adam, OneCycle
 
 
 def of_run(model=None, batches=None, epochs=5, callbacks=(), **arguments):
@@ -66,7 +67,7 @@ def test_versions_of_python_numpy_keras_and_the_backend_count(monkeypatch):
     assert "versions.numpy is '99.0', was" in fingerprint.difference(of_run(), before)
 
 
-def test_a_recipe_is_the_same_for_other_seeds_and_images_alone():
+def test_a_recipe_is_the_same_for_other_seeds_images_and_numbers_of_steps_alone():
     def recipe(**changes):
         return fingerprint.recipe(of_run(**changes))
 
@@ -76,6 +77,10 @@ def test_a_recipe_is_the_same_for_other_seeds_and_images_alone():
     assert recipe(batches=few) == recipe()
     assert recipe(batches=tiny_batches(pad=0)) != recipe()
     assert recipe(model=tiny_model(rate=1e-3)) != recipe()
+    schedules = [OneCycle(1e-3, 10), OneCycle(1e-3, 20), OneCycle(2e-3, 10)]
+    models = [tiny_model(optimizer=lambda _, rate=rate: Adam(rate)) for rate in schedules]
+    short, long, faster = (recipe(model=model) for model in models)
+    assert short == long != faster
 
 
 @pytest.mark.slow

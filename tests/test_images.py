@@ -60,6 +60,28 @@ def test_all_faults_are_named_at_once(folder, tmp_path):
         assert words in str(error.value)
 
 
+def test_folders_named_by_numbers_or_linked_get_the_names_that_are_expected(tmp_path):
+    for name in ("0", "1"):
+        (tmp_path / "own" / name).mkdir(parents=True)
+    (tmp_path / "own" / "bear").symlink_to(tmp_path / "own" / "0")
+    with pytest.raises(DataError) as error:
+        synthetic.load(tmp_path / "own", NAMES)
+    assert f"0 images. Expected folders named {', '.join(NAMES)}\n" in str(error.value)
+    assert "bear: a link. Put the folder itself here" in str(error.value)
+    assert "notebook 1" not in str(error.value)
+
+
+LEFTOVERS = ["__MACOSX", "@eaDir", "Icon\r", "thumbs.db", ".ipynb_checkpoints"]
+
+
+@pytest.mark.parametrize("name", LEFTOVERS)
+def test_what_systems_leave_behind_is_passed_over(folder, name):
+    before = synthetic.load(folder, NAMES)[0]
+    for place in (folder, folder / "bear"):
+        (place / name).mkdir()
+    np.testing.assert_array_equal(synthetic.load(folder, NAMES)[0], before)
+
+
 def test_images_other_than_the_manifests_are_refused(folder):
     path = folder / "bear" / "0001.png"
     pixels = np.array(Image.open(path))
@@ -174,11 +196,10 @@ EXIF = Image.Exif()
 EXIF[274] = 6  # the sensor's left was up
 TURNED = red_above_blue(64, 64).rotate(90)
 FRAMES = {"save_all": True, "append_images": [plain(BLUE)]}
-DEPTHS = {"uint16": 200 * 257, "int32": 200 * 257, "float32": 200}
 TRANSPARENT = Image.new("RGBA", (40, 40), (255, 0, 0, 0))
 PICTURES = [
     *((plain(GREY, mode), "p.tiff", {}, GREY) for mode in ("L", "P", "CMYK", "LA", "RGBA")),
-    *((Image.fromarray(np.full((40, 40), DEPTHS[d], d)), "p.tiff", {}, GREY) for d in DEPTHS),
+    (Image.fromarray(np.full((40, 40), 200 * 257, np.uint16)), "p.tiff", {}, GREY),
     (Image.new("1", (40, 40), 1), "p.png", {}, WHITE),
     (plain(RED), "animation.gif", FRAMES, RED),
     (TURNED, "photo.jpg", {"exif": EXIF, "quality": 95}, RED),
@@ -192,6 +213,24 @@ def test_any_mode_becomes_rgb(tmp_path, image, name, arguments, expected):
     """Photographs are turned upright, animations stop at once, transparent pixels become white."""
     top = read(tmp_path, image, name, **arguments)[:12]
     np.testing.assert_allclose(top.mean((0, 1)), expected, atol=4)
+
+
+@pytest.mark.parametrize("kind", ["int32", "float32"])
+def test_images_whose_range_nobody_knows_are_refused_whatever_they_hold(tmp_path, kind):
+    for level in (0, 1, 200, 70_000):  # a float image may hold values from 0 to 1 or to 255
+        with pytest.raises(DataError, match="p.tiff: .*32 bits per channel. Save it with 8 bits"):
+            read(tmp_path, Image.fromarray(np.full((40, 40), level, kind)), "p.tiff")
+
+
+def test_a_dark_image_with_16_bits_is_as_dark_with_8(tmp_path):
+    dark = Image.fromarray(np.full((40, 40), 200, np.uint16))  # would fit into 8 bits as it is
+    assert read(tmp_path, dark, "p.png").max() == 0
+
+
+def test_heic_pictures_get_the_advice_to_export_them(tmp_path):
+    (tmp_path / "IMG_1.HEIC").write_bytes(b"ftypheic")
+    with pytest.raises(DataError, match="HEIC.*export it as JPEG"):
+        pictures.read(tmp_path / "IMG_1.HEIC")
 
 
 def test_what_cannot_be_read_is_refused_with_name_and_reason(tmp_path, monkeypatch):

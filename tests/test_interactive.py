@@ -1,6 +1,5 @@
 """What only a person sees: figures that grow during training, sliders, and a picture classified."""
 
-import json
 import os
 import subprocess
 import sys
@@ -14,7 +13,7 @@ from conftest import ROOT
 from PIL import Image
 
 import core
-from core import interactive, training
+from core import datasets, export, interactive, training
 from core.batches import Batches
 from tools import classify
 
@@ -116,17 +115,22 @@ def test_a_picture_is_classified_by_the_only_network_or_by_a_given_one(
             classified(*arguments)
 
     refused("expected one network, found none")
-    for name in ("a.keras", "gan_generator.keras"):
-        network(100).save(folder / name)
-    assert "the likeliest of the 100 classes of CIFAR-100" in classified()[0]
-    network(100).save(folder / "b.keras")
+    export.save(network(100), folder / "a.keras", datasets.class_names("cifar100"))
+    (folder / "gan_generator.keras").touch()  # no classifier
+    title, *likely = classified()
+    assert "the likeliest of the network's 100 classes" in title
+    names = {name.replace("_", " ") for name in datasets.class_names("cifar100")}
+    assert len(likely) == 5
+    assert {line.partition("%  ")[2] for line in likely} < names
+    export.save(network(100), folder / "b.keras", [f"class {i}" for i in range(100)])
     refused(r"found a\.keras, b\.keras\. Name one with --network")
-    (folder / "b.json").write_text(json.dumps({"dataset": "shapes100"}), encoding="utf-8")
-    title, *likely = classified("--network", folder / "b.keras")
-    assert "100 classes of shapes100 (stand-in, NOT CIFAR-100)" in title
-    assert ["filled" in line or "hollow" in line for line in likely] == [True] * 5
+    assert all("%  class " in line for line in classified("--network", folder / "b.keras")[1:])
+    network(100).save(folder / "b.keras")  # by plain Keras: nobody knows its classes
+    refused("b.keras does not say which classes it knows", "--network", folder / "b.keras")
     (folder / "b.keras").write_text("not a network", encoding="utf-8")
-    refused(r"b\.keras: not a classifier that Keras can load", "--network", folder / "b.keras")
+    refused("b.keras does not say which classes it knows", "--network", folder / "b.keras")
+    export.save(network(7), folder / "b.keras", ["a"])
+    refused("b.keras: not a classifier that Keras can load", "--network", folder / "b.keras")
     picture.write_bytes(b"not a picture")
     refused(r"picture\.png: expected an image")
 

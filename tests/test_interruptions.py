@@ -1,11 +1,13 @@
 """Training runs that are killed, run out of disk, or are stopped; and folders of others."""
 
+import errno
 import os
 import signal
 import subprocess
 import sys
 import textwrap
 import time
+from unittest import mock
 
 import filelock
 import keras
@@ -47,6 +49,18 @@ def test_a_full_disk_costs_the_checkpoint_and_not_the_run(tmp_path):
     assert "No checkpoint was written" in done.stderr
     assert "File too large" in done.stderr
     assert not [path for path in tmp_path.glob("*/*") if path.suffix in (".npz", ".partial")]
+
+
+def test_a_file_system_without_locks_costs_a_warning_and_not_the_run(tmp_path, monkeypatch):
+    """As some network file systems have it."""
+    without = OSError(errno.EOPNOTSUPP, "Operation not supported")
+    monkeypatch.setattr(filelock.FileLock, "acquire", mock.Mock(side_effect=without))
+    with pytest.warns(UserWarning, match="has no locks, so a second run of this notebook"):
+        checkpoints.claim(tmp_path)
+    checkpoints.release(tmp_path)
+    monkeypatch.setattr(filelock.FileLock, "acquire", mock.Mock(side_effect=OSError(30, "full")))
+    with pytest.raises(checkpoints.CheckpointError, match="cannot be written"):
+        checkpoints.claim(tmp_path)
 
 
 def test_a_second_run_is_refused_at_once_and_touches_nothing(tmp_path):

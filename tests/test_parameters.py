@@ -7,11 +7,11 @@ from core.parameters import check_parameters, wrong_values
 GAN, VGG, RESNET = "gan_synthetic_images", "vgg16_with_gan", "resnet_baseline"
 RIGHT = {
     "EPOCHS": 3, "WIDTH": 1, "DATASET": "cifar100", "RESUME": True, "DEPTH": 14,
-    "REAL_FRACTION": 0.0025, "IMAGENET_WEIGHTS": "imagenet", "RUN": "vgg16_2",
+    "REAL_FRACTION": 0.0025, "STEPS": "equal", "RUN": "vgg16_2",
 }  # fmt: skip
 WRONG = {
     "EPOCHS": [0, 2.0, "3", True, None, 10**9], "WIDTH": [-1, float("nan"), True, "1"],
-    "RESUME": [1, "False", None], "DEPTH": [9, 8.0], "DATASET": ["mnist"],
+    "RESUME": [1, "False", None], "DEPTH": [9, 8.0], "DATASET": ["mnist"], "STEPS": ["more", 1],
     "REAL_FRACTION": [0.001],  # less than one image per class
     "RUN": ["", 3, "vgg16/../gan", "vgg16-2", "vgg16\n"],
 }  # fmt: skip
@@ -36,9 +36,9 @@ def test_all_wrong_parameters_are_named_at_once():
 
 
 def test_names_of_runs_cannot_meet():
-    """Notebook 2 adds "_gan" to the name of a run of its own, and notebook 3 "_imagenet"."""
+    """Notebook 2 adds "_gan" to the name of a run of its own."""
     names = ["gan_long", "Gan", "vgg16", "vgg16_gan_like", "vgg16_gan", "vgg16_wide_gan"]
-    names += ["resnet", "resnet_wide", "resnet_imagenet"]
+    names += ["resnet", "resnet_wide", "imagenet"]
     expected = {GAN: names[:1], VGG: names[2:4], RESNET: names[6:8]}
     for notebook, accepted in expected.items():
         assert [name for name in names if not wrong_values({"RUN": name}, notebook)] == accepted
@@ -49,11 +49,10 @@ def test_a_file_is_looked_for_before_hours_of_training(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "cat.jpg").touch()
     for path in ("", "cat.jpg", str(tmp_path / "cat.jpg"), "~/cat.jpg"):
-        check_parameters({"PICTURE": path, "IMAGENET_WEIGHTS": "imagenet"}, VGG)
-    for name, value in (("PICTURE", "dog.jpg"), ("PICTURE", "imagenet"), ("IMAGENET_WEIGHTS", "")):
-        words = f"{name} = '{value}': expected '.*', or the path of an existing file, as seen from"
-        with pytest.raises(ValueError, match=f"{words} {tmp_path}"):
-            check_parameters({name: value}, VGG)
+        check_parameters({"PICTURE": path}, VGG)
+    words = "PICTURE = 'dog.jpg': expected the path of an existing file, as seen from"
+    with pytest.raises(ValueError, match=f"{words} {tmp_path}"):
+        check_parameters({"PICTURE": "dog.jpg"}, VGG)
 
 
 def test_a_misspelt_parameter_is_named_with_the_one_that_was_meant(capsys):

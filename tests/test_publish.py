@@ -27,15 +27,11 @@ def executed(path):
     """Return a notebook with the outputs and the metadata of a run."""
     notebook = nbformat.read(path, 4)
     notebook.metadata["papermill"] = {"environment_variables": {}}
-    for count, cell in enumerate(code_cells(notebook), 1):
+    for count, cell in enumerate(cells.code_cells(notebook), 1):
         cell.execution_count = count
         cell.metadata["papermill"] = {"duration": 1}
         cell.outputs = [nbformat.v4.new_output("stream", text="as run")]
     return notebook
-
-
-def code_cells(notebook):
-    return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
 def clone_with_runs(clone):
@@ -48,6 +44,7 @@ def clone_with_runs(clone):
     write(runs / "resnet.json", **record)
     for name in cells.NOTEBOOKS:
         notebook = executed(cells.FOLDER / f"{name}.ipynb")
+        notebook.cells[0].source = "# A title that was improved later"
         nbformat.write(notebook, runs / "notebooks" / f"{name}.ipynb")
     return record
 
@@ -74,7 +71,8 @@ def test_publishing_copies_what_was_run_and_can_be_repeated(tmp_path):
     for name in cells.NOTEBOOKS:
         notebook = nbformat.read(once / "notebooks" / f"{name}.ipynb", 4)
         assert "papermill" not in notebook.metadata
-        for count, cell in enumerate(code_cells(notebook), 1):
+        assert "improved later" not in notebook.cells[0].source
+        for count, cell in enumerate(cells.code_cells(notebook), 1):
             assert cell.execution_count == count
             assert bool(cell.outputs) != ("real-images" in cell.metadata.get("tags", []))
             assert set(cell.metadata) <= {"tags"}
@@ -109,15 +107,16 @@ def test_images_and_a_network_are_published_only_on_request(project, monkeypatch
 
 
 def test_a_notebook_of_other_or_unfinished_code_is_not_published(tmp_path, capsys):
-    other, unfinished = "it differs from the present notebook", "the run failed or did not finish"
+    other = "the present notebook has other code"
+    unfinished, uncommitted = "the run failed or did not finish", "its code was not committed"
     dirty = [nbformat.v4.new_output("stream", text="'commit': 'abc-dirty-12345678'")]
     parameters = nbformat.v4.new_code_cell("EPOCHS = 3", execution_count=4)
     for change, words in (
         (lambda made: made.cells.insert(5, parameters), other),
-        (lambda made: made.cells[-1].update(source="edited since"), other),
-        (lambda made: made.cells[2].update(outputs=dirty), "its code was not committed"),
+        (lambda made: cells.code_cells(made)[-1].update(source="edited"), other),
+        (lambda made: cells.code_cells(made)[2].update(outputs=dirty), uncommitted),
         (lambda made: made.metadata.papermill.update(exception=True), unfinished),
-        (lambda made: code_cells(made)[-1].update(execution_count=None), unfinished),
+        (lambda made: cells.code_cells(made)[-1].update(execution_count=None), unfinished),
     ):
         notebook, path = executed(RESNET), tmp_path / "executed.ipynb"
         change(notebook)

@@ -1,5 +1,6 @@
 """The program behind `make run`: what it runs, with which parameters, and what it refuses."""
 
+import json
 import os
 import shutil
 import signal
@@ -29,7 +30,7 @@ def started(monkeypatch, *command, execute=None):
 
 def test_one_notebook_can_be_run_alone_and_a_default_run_overrides_nothing(monkeypatch, capsys):
     command = ("--dataset", "shapes100", "--only", RESNET, "-p", "EPOCHS", "3")
-    expected = {"EPOCHS": 3, "BATCH_SIZE": 64, "DATASET": "shapes100"}
+    expected = {"EPOCHS": 3, "IMAGENET_SIZE": 32, "DATASET": "shapes100"}
     assert started(monkeypatch, *command) == [(RESNET, "shapes100", expected)]
     assert "minutes" not in capsys.readouterr().out  # not known for other parameters
     ran = started(monkeypatch, "--dataset", "cifar100")
@@ -85,15 +86,41 @@ def test_recipes_reach_the_notebooks_and_a_value_given_by_hand_wins(monkeypatch,
     assert parameters["EPOCHS"] == recipe["EPOCHS"]  # the stand-in's own values are weaker
 
 
-def test_seeds_name_their_runs_and_share_the_gan_images(monkeypatch):
+def test_seeds_name_their_runs_and_each_trains_a_gan_of_its_own(monkeypatch):
     ran = started(monkeypatch, "wide", "--dataset", "cifar100", "--seeds", "0", "3")
     named = [(parameters["RUN"], parameters["SEED"]) for *_, parameters in ran]
     assert named == [("vgg16_wide", 0), ("vgg16_wide_seed3", 3)]
     ran = started(monkeypatch, "--dataset", "cifar100", "--seeds", "1", "2")
     seeds = [(name, parameters["SEED"]) for name, _, parameters in ran]
-    assert seeds == [(GAN, 1), (VGG16, 1), (RESNET, 1), (VGG16, 2), (RESNET, 2)]
+    assert seeds == [(name, seed) for seed in (1, 2) for name in (GAN, VGG16, RESNET)]
     ran = started(monkeypatch, "long", "--dataset", "cifar100", "--seeds", "0", "1")
     assert [parameters["SEED"] for *_, parameters in ran] == [0, 1]
+
+
+def test_a_recipe_can_have_a_parameter_for_one_of_its_notebooks_alone(monkeypatch):
+    ran = started(monkeypatch, "fast", "--dataset", "cifar100")
+    assert [(name, parameters["RUN"]) for name, _, parameters in ran] == [
+        (VGG16, "vgg16_fast"), (RESNET, "resnet_fast"),
+    ]  # fmt: skip
+    assert {parameters["OPTIMIZER"] for *_, parameters in ran} == {"muon"}
+
+
+def test_a_comment_may_hold_an_equals_sign_and_a_later_value_is_named(
+    tmp_path, monkeypatch, capsys
+):
+    """The run announces one epoch, and a cell below the parameters makes it two."""
+    path = tmp_path / f"{VGG16}.ipynb"
+    notebook = nbformat.read(cells.FOLDER / path.name, 4)
+    parameters = next(cell for cell in notebook.cells if "PATIENCE" in cell.source)
+    parameters.source = "EPOCHS = 12  # was EPOCHS=20 before\nRUN = 'vgg16'\nDATASET = 'cifar100'"
+    notebook.cells += [nbformat.v4.new_code_cell(text) for text in ("!ls", "EPOCHS = 2")]
+    nbformat.write(notebook, path)
+    monkeypatch.setattr(cells, "FOLDER", tmp_path)
+    command = ("--dataset", "cifar100", "--only", VGG16, "-p", "EPOCHS", "1")
+    assert started(monkeypatch, *command) == [(VGG16, "cifar100", {"EPOCHS": 1})]
+    number = len(cells.code_cells(notebook))
+    words = f"{VGG16}: code cell {number} sets EPOCHS = 2, and that value counts\n"
+    assert words in capsys.readouterr().out
 
 
 def test_paths_are_meant_from_where_the_command_is_given(monkeypatch, tmp_path):
@@ -110,7 +137,8 @@ def test_every_recipe_is_made_of_parameters_that_its_notebooks_accept():
     assert sorted(targets) == sorted(set(run.recipes()) - {"stand-in"})
     for name, recipe in run.recipes().items():
         for notebook in recipe.get("notebooks", cells.NOTEBOOKS):
-            assert recipe["parameters"].keys() <= cells.parameters(notebook).keys(), name
+            changed = recipe["parameters"] | recipe.get(notebook, {})
+            assert changed.keys() <= cells.parameters(notebook).keys(), name
             assert wrong_values(recipe["parameters"], notebook) == []
 
 
@@ -140,6 +168,27 @@ def test_a_run_that_fails_leaves_the_notebook_of_the_one_that_passed(project, mo
         assert words in capsys.readouterr().out
         assert (made / "one.ipynb").read_text(encoding="utf-8") == passed
     assert "ZeroDivisionError" in (made / "one-unfinished.ipynb").read_text(encoding="utf-8")
+
+
+def test_a_long_temporary_folder_and_a_kernel_of_the_site_do_not_matter(
+    project, monkeypatch, capsys
+):
+    """A cluster's TMPDIR exceeds the path of a socket; another python3 may come first."""
+    spec = {"argv": ["/bin/false"], "display_name": "Python 3", "language": "python"}
+    site = project / "jupyter" / "kernels" / "python3"
+    site.mkdir(parents=True)
+    (site / "kernel.json").write_text(json.dumps(spec), encoding="utf-8")
+    monkeypatch.setenv("JUPYTER_PATH", str(project / "jupyter"))
+    long = project / ("long" * 20)
+    long.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(long))
+    monkeypatch.setattr(cells, "FOLDER", project)
+    answer = (
+        "import sys\nfrom IPython.display import Markdown\nMarkdown('Python: ' + sys.executable)"
+    )
+    write_notebook(project / "one.ipynb", answer, "## What we saw")
+    assert run.execute("one", "shapes100", {})
+    assert f"Python: {sys.executable}" in capsys.readouterr().out
 
 
 def test_a_stopped_run_says_how_to_continue_and_prints_no_traceback(tmp_path):
@@ -189,5 +238,5 @@ def test_without_dataset_and_network_the_stand_in_is_taken_loudly(project, monke
 
 def test_an_altered_dataset_is_not_replaced_by_the_stand_in(project, monkeypatch):
     monkeypatch.setenv("CIFAR100_DIR", str(project))
-    with pytest.raises(SystemExit, match="missing"):
+    with pytest.raises(SystemExit, match="expected the files"):
         run.choose_dataset()

@@ -1,5 +1,6 @@
 """The notebooks' own code, for programs and tests: what they measure is what a reader runs."""
 
+import ast
 import contextlib
 
 import nbformat
@@ -12,8 +13,20 @@ FOLDER = core.ROOT / "notebooks"
 
 def read(notebook: str) -> list:
     """Return the code cells of the notebook of that name."""
-    every = nbformat.read(FOLDER / f"{notebook}.ipynb", 4).cells
-    return [cell for cell in every if cell.cell_type == "code"]
+    return code_cells(nbformat.read(FOLDER / f"{notebook}.ipynb", 4))
+
+
+def code_cells(notebook: nbformat.NotebookNode) -> list:
+    """Return the code cells of a notebook that has been read."""
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def syntax(cell) -> ast.AST:
+    """Return the syntax tree of a cell; that of a cell with commands for IPython is its text."""
+    try:
+        return ast.parse(cell.source)
+    except SyntaxError:
+        return ast.Constant(cell.source)
 
 
 def tagged(notebook: str, tag: str) -> list[str]:

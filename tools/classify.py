@@ -4,12 +4,11 @@ Neither CIFAR-100 nor training is needed. Without a picture it uses one that we 
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
 import core
-from core import datasets, pictures, records
+from core import pictures, records
 from core.cifar100 import DataError
 
 
@@ -21,21 +20,18 @@ def main() -> None:
     try:
         image = pictures.read(arguments.picture)
         network = arguments.network or published_network()
+        from core import export  # a mistyped name above is refused without loading Keras
+
+        names = export.class_names(network)
     except DataError as error:
         sys.exit(str(error))
-    record = network.with_suffix(".json")  # it names the dataset
-    dataset = json.loads(record.read_bytes())["dataset"] if record.is_file() else "cifar100"
-    names = datasets.class_names(dataset)
     try:
-        import keras  # a mistyped name above is refused without loading it
-
-        model = keras.saving.load_model(network)
-        probabilities = model.predict(image[None], verbose=0)[0]
+        probabilities = export.keras.saving.load_model(network).predict(image[None], verbose=0)[0]
         best = probabilities.argsort()[::-1][:5]
         likeliest = [(names[label].replace("_", " "), probabilities[label]) for label in best]
     except Exception as error:  # Keras raises many kinds
         sys.exit(f"{network}: not a classifier that Keras can load ({error!s:.150})")
-    print(f"{arguments.picture}: the likeliest of the 100 classes of {datasets.TITLES[dataset]}")
+    print(f"{arguments.picture}: the likeliest of the network's {len(names)} classes")
     for name, probability in likeliest:
         print(f"{probability:6.1%}  {name}")
 

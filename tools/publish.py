@@ -6,10 +6,10 @@ everybody's clone for good, so they are copied on request only. No other program
 """
 
 import argparse
+import ast
 import base64
 import io
 import json
-import re
 import shutil
 import sys
 from pathlib import Path
@@ -83,7 +83,7 @@ def is_publishable(path: Path) -> bool:
     scales = [{}]  # what recipes for its notebook change in the defaults; first: nothing
     for recipe in run.recipes().values():
         if record["notebook"] in recipe.get("notebooks", ()):
-            scales.append(recipe["parameters"])
+            scales.append(recipe["parameters"] | recipe.get(record["notebook"], {}))
     named = any(is_same_scale(own, defaults | changes) for changes in scales)
     if named and is_committed(record) and not own.get("PICTURE"):
         return True
@@ -105,34 +105,32 @@ def is_committed(record: dict) -> bool:
 
 
 def publish_notebook(executed: Path, target: Path):
-    """Copy an executed notebook without outputs that show real images, or say why not."""
-    notebook = nbformat.read(executed, 4)
-    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    failed = notebook.metadata.get("papermill", {}).get("exception")
-    if failed or not all(cell.execution_count for cell in code):
+    """Give a notebook the outputs of its executed copy, or say why not.
+
+    The text around the code and its comments may have been edited since. Outputs that show real
+    images and TensorFlow's start-up lines (standard error) are left out.
+    """
+    made, notebook = (nbformat.read(path, 4) for path in (executed, target))
+    new, old = map(cells.code_cells, (made, notebook))
+    failed = made.metadata.get("papermill", {}).get("exception")
+    if failed or not all(cell.execution_count for cell in new):
         return print(f"{executed.name}: not published: the run failed or did not finish")
-    if "-dirty-" in str([cell.outputs for cell in code]):
+    if "-dirty-" in str([cell.outputs for cell in new]):
         return print(f"{executed.name}: not published: its code was not committed")
-    if sources(notebook) != sources(nbformat.read(target, 4)):
-        return print(f"{executed.name}: not published: it differs from the present notebook")
-    notebook.metadata.pop("papermill", None)
-    for cell in notebook.cells:
-        tags = cell.metadata.get("tags", [])
-        cell.metadata = {"tags": tags} if tags else {}
-        if cell.cell_type == "code":
-            shown = [] if "real-images" in tags else cell.outputs
-            cell.outputs = [
-                each for each in shown if each.get("name") != "stderr"
-            ]  # start-up lines
-            for output in cell.outputs:
-                as_jpeg(output.get("data", {}))
+    if [code(cell) for cell in new] != [code(cell) for cell in old]:
+        return print(f"{executed.name}: not published: the present notebook has other code")
+    for cell, executed_cell in zip(old, new, strict=True):
+        shown = [] if "real-images" in cell.metadata.get("tags", []) else executed_cell.outputs
+        cell.outputs = [each for each in shown if each.get("name") != "stderr"]
+        cell.execution_count = executed_cell.execution_count
+        for output in cell.outputs:
+            as_jpeg(output.get("data", {}))
     return nbformat.write(notebook, target)
 
 
-def sources(notebook) -> list[str]:
-    """Return the texts of the cells without the table that tools/tables.py fills in."""
-    marked = r"(?s)<!-- expected -->.*<!-- /expected -->"
-    return [re.sub(marked, "", cell.source) for cell in notebook.cells]
+def code(cell) -> str:
+    """Return what a cell does, whatever its comments and line breaks."""
+    return ast.dump(cells.syntax(cell))
 
 
 def as_jpeg(data: dict):

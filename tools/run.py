@@ -20,6 +20,7 @@ from pathlib import Path
 import nbformat
 import papermill
 from jupyter_client import AsyncKernelManager
+from jupyter_client.kernelspec import KernelSpec
 from nbclient.exceptions import DeadKernelError
 from traitlets.config import Config
 
@@ -29,6 +30,7 @@ from core.parameters import wrong_values
 from tools import cells
 
 DEFAULT_MINUTES = 24  # of the three notebooks at their defaults on CIFAR-100
+LONGEST_SOCKET_FOLDER = 80  # characters, of the 107 that a socket's path may have
 CONTINUE = "The same command continues from the newest checkpoint."
 NO_DATASET = """\
 CIFAR-100 is not on this machine, and it could not be downloaded: see runs/download.log. This run
@@ -61,22 +63,24 @@ def main() -> int:
 def run(arguments, recipe: dict) -> int:
     """Check everything that a command line asks for, then run it. Returns the exit status."""
     given = {name: literal(value) for name, value in arguments.p}
+    if folder := os.environ.get("CIFAR100_DIR"):  # notebooks run in another folder than this
+        os.environ["CIFAR100_DIR"] = str(Path(folder).expanduser().absolute())
     notebooks = [arguments.only] if arguments.only else recipe.get("notebooks", cells.NOTEBOOKS)
     refuse_unknown(given, notebooks)
     if recipe.get("needs_gpu") and not has_gpu():
         sys.exit(f"make {arguments.recipe} needs a GPU, and none was found. On a CPU: make wide.")
     asked = given.pop("DATASET", None)
     dataset = arguments.dataset or asked or choose_dataset()
-    planned, seeds = [], arguments.seeds or [None]
-    for seed in seeds:
+    planned = []
+    for seed in arguments.seeds or [None]:  # each seed trains a GAN of its own, in notebook 1
         for notebook in notebooks:
-            draws_images = notebook == cells.NOTEBOOKS[0] and len(notebooks) > 1
-            if seed == seeds[0] or not draws_images:  # all seeds get the same GAN images
-                parameters = parameters_of(notebook, recipe, given, dataset, seed)
-                planned.append((notebook, parameters))
-                if wrong := wrong_values(parameters, notebook):
-                    faults = "\n  ".join([f"{notebook}, wrong parameters:", *wrong])
-                    sys.exit(f"{faults}\n--only NOTEBOOK runs one notebook alone.")
+            parameters = parameters_of(notebook, recipe, given, dataset, seed)
+            planned.append((notebook, parameters))
+            if wrong := wrong_values(parameters, notebook):
+                faults = "\n  ".join([f"{notebook}, wrong parameters:", *wrong])
+                sys.exit(f"{faults}\n--only NOTEBOOK runs one notebook alone.")
+    for notebook in notebooks:
+        name_later_values(notebook)
     announce(arguments, recipe, dataset, given)
     for notebook, parameters in planned:
         fraction = parameters.get("REAL_FRACTION", 1.0)
@@ -90,6 +94,18 @@ def run(arguments, recipe: dict) -> int:
 def recipes() -> dict:
     """Return the recipes in recipes.toml by name."""
     return tomllib.loads((core.ROOT / "recipes.toml").read_text(encoding="utf-8"))
+
+
+def name_later_values(notebook: str):
+    """Say which parameters a later cell of a notebook sets again, so that its value counts."""
+    parameters = cells.parameters(notebook).keys()
+    for number, cell in enumerate(cells.read(notebook), 1):
+        is_later = "parameters" not in cell.metadata.get("tags", [])
+        for statement in ast.walk(cells.syntax(cell)) if is_later else ():
+            names = {each.id for each in getattr(statement, "targets", []) if hasattr(each, "id")}
+            for name in sorted(names & parameters):
+                value = f"{name} = {ast.unparse(statement.value)}"
+                print(f"{notebook}: code cell {number} sets {value}, and that value counts")
 
 
 def literal(text: str):
@@ -112,8 +128,11 @@ def refuse_unknown(given: dict, notebooks):
 
 def parameters_of(notebook: str, recipe: dict, given: dict, dataset: str, seed=None) -> dict:
     """Return what a notebook's parameters are overridden with; a value given by hand wins."""
-    stand_in = recipes()["stand-in"]["parameters"] if dataset == "shapes100" else {}
-    parameters = stand_in | recipe.get("parameters", {}) | given
+    scales = [recipes()["stand-in"], recipe] if dataset == "shapes100" else [recipe]
+    parameters = {}
+    for scale in scales:
+        parameters |= scale.get("parameters", {}) | scale.get(notebook, {})
+    parameters |= given
     defaults = cells.parameters(notebook)
     if seed is not None:
         run_name = run_name_of_seed(parameters.get("RUN", defaults["RUN"]), seed)
@@ -196,10 +215,16 @@ def execute(notebook: str, folder_name: str, parameters: dict) -> bool:
 
 
 class KernelWithoutTerminal(AsyncKernelManager):
-    """A kernel whose standard error is dropped; what its cells print arrives as messages.
+    """A kernel of this Python whose standard error is dropped; what cells print comes as messages.
 
-    Otherwise each of these lines appears twice, and a stopped kernel prints a traceback.
+    Otherwise each of these lines appears twice, and a stopped kernel prints a traceback. A site may
+    have a kernel of another Python under the name that notebooks ask for.
     """
+
+    kernel_spec = KernelSpec(
+        argv=[sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"],
+        display_name="Python 3", language="python",
+    )  # fmt: skip
 
     async def start_kernel(self, **arguments):
         return await self._async_start_kernel(stderr=subprocess.DEVNULL, **arguments)
@@ -210,7 +235,8 @@ def run_papermill(source: Path, target: Path, parameters: dict):
     config = Config()
     config.NotebookClient.kernel_manager_class = KernelWithoutTerminal
     with tempfile.TemporaryDirectory(prefix="kernel-") as sockets:
-        if os.name == "posix":  # a kernel that listens to TCP prints a warning
+        # A kernel that listens to TCP prints a warning, but paths of sockets must be short.
+        if os.name == "posix" and len(sockets) < LONGEST_SOCKET_FOLDER:
             config.KernelManager.update(transport="ipc", ip=str(Path(sockets) / "kernel"))
         papermill.execute_notebook(
             str(source), str(target), parameters, cwd=str(cells.FOLDER), log_output=True,

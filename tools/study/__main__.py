@@ -1,0 +1,67 @@
+"""Run what is missing of the study: `make study`. It can be stopped at any time and continues."""
+
+import argparse
+import dataclasses
+
+import keras
+
+from core import devices, records
+from tools.study import arms, report, trainer
+
+SMOKE = ("own-4500-gan", "few-400", "few-400-gan", "compress-400", "compress-gan-400")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", nargs="+", metavar="ARM", help="these arms")
+    parser.add_argument("--smoke", action="store_true", help="a few steps of one arm of each kind")
+    parser.add_argument("--report", action="store_true", help="print the tables and run nothing")
+    chosen = parser.parse_args()
+    keras.config.disable_interactive_logging()  # one line per epoch, without progress bars
+    if chosen.report:
+        return report.write()
+    if chosen.smoke:
+        return smoke()
+    folder = records.run_folder(trainer.FOLDER)
+    print(f"precision: {devices.set_precision('auto', folder)}, {devices.device()}")
+    for arm in arms.ARMS:
+        if chosen.only and arm.name not in chosen.only:
+            continue
+        final = trainer.choose(arm)
+        for seed in (0,) if arm.noise else arms.SEEDS:
+            record = trainer.train(final, seed)
+            print(f"{record['name']}: {record['test_accuracy']:.1%}. {time_left()}", flush=True)
+
+
+def time_left() -> str:
+    """Return about how long the missing runs take, judged by those that are done."""
+    done = [each for each in records.read(trainer.FOLDER).values() if "arm" in each]
+    names = {each["name"] for each in done}
+    seconds, per_step = 0.0, {}
+    for teacher in (False, True):
+        alike = [each for each in done if bool(each["teacher"]) == teacher]
+        steps = sum(each["steps"] for each in alike)
+        per_step[teacher] = sum(each["seconds"] for each in alike) / max(1, steps)
+    for arm in arms.ARMS:
+        missing = [seed for seed in arms.SEEDS if f"{arm.name}-seed{seed}" not in names]
+        made = [each for each in done if each["arm"] == arm.name and each["trial"]]
+        trials = sum(map(len, arm.stages)) - len(made)
+        steps = arm.steps * len(missing) + trials * (arm.trial_steps or arm.steps)
+        seconds += steps * per_step[arm.teacher]
+    return f"About {seconds / 3600:.1f} hours are left"
+
+
+def smoke() -> None:
+    """Run a few steps of one arm of each kind on the stand-in, in a folder of its own."""
+    trainer.DATASET, trainer.FOLDER = "shapes100", "study-smoke"
+    trainer.GENERATORS = dict.fromkeys(trainer.GENERATORS, ("cifar100", "gan_long"))
+    for arm in arms.ARMS:
+        if arm.name in SMOKE:
+            few = {"steps": 24, "trial_steps": 12, "per_class": min(arm.per_class, 5)}
+            few["stages"] = tuple(stage[:1] for stage in arm.stages)
+            small = dataclasses.replace(arm, **few)
+            trainer.train(trainer.choose(small), seed=0)
+
+
+if __name__ == "__main__":
+    main()

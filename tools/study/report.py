@@ -1,0 +1,111 @@
+"""Tables of the study, made of its records."""
+
+import numpy as np
+import pandas
+import scipy.stats
+
+from core import comparison, records
+from tools.study.arms import PLANNED, SEEDS
+
+CHOSEN = ("rate", "weight_decay", "trivial_augment", "cutmix", "share", "per_class", "temperature")
+ALIKE = ("commit", "precision", "steps", "teacher")  # and the backend: equal in both runs of a pair
+
+
+def by_seed(published: bool = True) -> dict[str, dict[int, dict]]:
+    """Return the records of each arm by seed: the study's, and notebook 2's for comparison A."""
+    found = {}
+    for record in records.read("study", published).values():
+        if not record["trial"]:
+            found.setdefault(record["arm"], {})[record["seed"]] = record
+    runs = records.read("cifar100", published)
+    for arm, ending in (("vgg16", ""), ("vgg16_gan", "_gan")):
+        names = {seed: f"vgg16_seed{seed}{ending}" if seed else f"vgg16{ending}" for seed in SEEDS}
+        found[arm] = {seed: runs[name] for seed, name in names.items() if name in runs}
+    return found
+
+
+def pairs(found: dict, with_gan: str, without: str) -> list[tuple[dict, dict]]:
+    """Return the pairs of two arms by seed. Raises `ValueError` if two runs are not alike."""
+    both = sorted(found.get(with_gan, {}).keys() & found.get(without, {}).keys())
+    made = [(found[with_gan][seed], found[without][seed]) for seed in both]
+    for one, other in made:
+        differing = [key for key in ALIKE if one.get(key) != other.get(key)]
+        if one["versions"]["backend"] != other["versions"]["backend"]:
+            differing.append("backend")
+        if differing:
+            names = f"{one['name']} and {other['name']}"
+            raise ValueError(f"{names} are no pair: they differ in {', '.join(differing)}")
+    return made
+
+
+def gains(found: dict, with_gan: str, without: str) -> list[float]:
+    """Return the differences in test accuracy of two arms by seed, in percentage points."""
+    made = pairs(found, with_gan, without)
+    return [100 * (one["test_accuracy"] - other["test_accuracy"]) for one, other in made]
+
+
+def holm(p_values: list[float]) -> list[float]:
+    """Return p values that are adjusted for their number (Holm, 1979)."""
+    order, adjusted, largest = np.argsort(p_values), np.zeros(len(p_values)), 0.0
+    for rank, place in enumerate(order):
+        largest = max(largest, (len(p_values) - rank) * p_values[place])
+        adjusted[place] = min(1.0, largest)
+    return adjusted.tolist()
+
+
+def planned(found: dict) -> dict[str, dict]:
+    """Return the planned comparisons that have five pairs, with the four p values adjusted."""
+    made = {name: gains(found, *arms) for name, arms in PLANNED.items()}
+    made = {name: each for name, each in made.items() if len(each) == len(SEEDS)}
+    tests = {name: scipy.stats.ttest_1samp(each, 0) for name, each in made.items()}
+    missing = [1.0] * (len(PLANNED) - len(made))  # not run yet: they count, too
+    adjusted = holm([test.pvalue for test in tests.values()] + missing)
+    return {
+        name: {
+            "gain": float(np.mean(made[name])), "interval": tuple(test.confidence_interval()),
+            "p": p, "verdict": verdict(p, *test.confidence_interval()), "gains": made[name],
+        }
+        for (name, test), p in zip(tests.items(), adjusted, strict=False)
+    }  # fmt: skip
+
+
+def verdict(p: float, low: float, high: float) -> str:
+    """Return what docs/study.md says before any run that a planned comparison means."""
+    if p < 0.05:
+        return "helps" if low > 0 else "harms"
+    return "no difference worth having" if low > -1 and high < 1 else "open"
+
+
+def planned_table(found: dict) -> str:
+    """Return a Markdown table of the planned comparisons."""
+    rows = []
+    for name, each in planned(found).items():
+        low, high = each["interval"]
+        means = [
+            comparison.mean_with_interval([run["test_accuracy"] for run in found[arm].values()])
+            for arm in PLANNED[name]
+        ]
+        gain = f"{each['gain']:+.2f} ({low:+.2f} to {high:+.2f})"
+        rows.append([name, *means, gain, f"{each['p']:.3f}", each["verdict"]])
+    columns = ["comparison", "with GAN images", "without", "difference in points (95 % interval)"]
+    return comparison.markdown(pandas.DataFrame(rows, columns=[*columns, "adjusted p", "verdict"]))
+
+
+def arms_table(found: dict) -> str:
+    """Return a Markdown table of all arms: test accuracy over seeds, steps and what was chosen."""
+    rows = []
+    for arm, runs in found.items():
+        first = runs[min(runs)]
+        accuracy = comparison.mean_with_interval([each["test_accuracy"] for each in runs.values()])
+        own = {key: first["parameters"].get(key) for key in CHOSEN}
+        recipe = ", ".join(f"{key} {value}" for key, value in own.items() if value)
+        rows.append([f"`{arm}`", accuracy, len(runs), f"{first['steps']:,}", recipe or "–"])
+    columns = ["arm", "test accuracy", "seeds", "steps", "recipe"]
+    return comparison.markdown(pandas.DataFrame(rows, columns=columns))
+
+
+def write() -> None:
+    """Print the tables of the runs on this machine."""
+    found = by_seed(published=False)
+    print(planned_table(found))
+    print(arms_table(found))

@@ -1,0 +1,206 @@
+"""Trains the networks of the study: one record per run, in runs/study."""
+
+import dataclasses
+import functools
+import json
+
+import keras
+import numpy as np
+from keras import ops
+
+import core
+import utils
+from core import files, measures, records, streams, training
+from core.batches import Batches
+from core.gan import call_frozen, draw
+from core.optimizers import Adam, OneCycle
+from tools import cells, run
+from tools.study.arms import ARMS, TRIAL_SEED, Arm
+
+BATCH_SIZE = 64
+EVALUATIONS = 12  # a run's steps are divided into so many epochs
+DATASET, FOLDER = "cifar100", "study"  # the folder of runs/ and of results/
+GENERATORS = {  # folder of runs/ and name of the run that trained them
+    "short": ("cifar100", "gan"), "long": ("cifar100", "gan_long"),
+    "longer": ("cifar100", "gan_longer"), "tenth": ("cifar100-0.1", "gan_long"),
+}  # fmt: skip
+TEACHER = "vgg16_best"
+
+
+class Distilled(keras.Model):
+    """A student that learns a teacher's probabilities of the images that both see.
+
+    The loss is the cross-entropy of both networks' probabilities at a temperature, times its square
+    (Hinton et al., 2015, section 2).
+    """
+
+    def __init__(self, student: keras.Model, teacher: keras.Model, temperature: float):
+        super().__init__()
+        self.student, self.teacher, self.temperature = student, teacher, temperature
+        teacher.trainable = False
+
+    def call(self, images, training=None):
+        return self.student(images, training=training)
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        opinion = call_frozen(self.teacher, [x])
+        targets, outputs = (
+            ops.softmax(ops.log(ops.maximum(ops.cast(each, "float32"), 1e-7)) / self.temperature)
+            for each in (opinion, y_pred)
+        )
+        loss = keras.losses.categorical_crossentropy(targets, outputs)
+        return self.temperature**2 * ops.mean(loss)
+
+
+@functools.cache
+def load(source: str) -> tuple:
+    """Return the dataset and the indices of training and validation images."""
+    data = utils.load(DATASET)
+    return data, *utils.split(data.y_train, real_fraction=0.1 if source == "tenth" else 1.0)
+
+
+def photographs(arm: Arm, seed: int, trial: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Return indices of an arm's real images, to train with and to validate with."""
+    data, train, validation = load(arm.source)
+    if arm.source == "held out":
+        train, validation = validation, validation[:0]
+    if arm.photographs >= len(train):
+        return train, validation
+    rng, chosen, kept = streams.random_stream("photographs", seed), [], []
+    for label in range(100):
+        own = rng.permutation(train[data.y_train[train] == label])[: arm.photographs // 100]
+        held_out = round(len(own) / 4) if trial and arm.source == "held out" else 0
+        chosen.append(own[held_out:])
+        kept.append(own[:held_out])
+    chosen, kept = np.concatenate(chosen), np.concatenate(kept)
+    return chosen, kept if arm.source == "held out" else validation
+
+
+@functools.lru_cache(maxsize=1)
+def gan_images(gan: str, number: int, per_class: int, candidates: int) -> tuple:
+    """Return images of GAN `number`, their labels and the digest of its file."""
+    folder, name = GENERATORS[gan]
+    file = records.find(folder, f"{run.run_name_of_seed(name, number)}_generator.keras")
+    labels, digest = np.tile(np.arange(100), per_class), files.file_sha256(file)
+    words = f"pool-{digest[:8]}-{per_class}-{candidates}.npy"
+    path = records.run_folder(FOLDER) / "checkpoints" / words
+    if not path.exists():
+        generator = keras.saving.load_model(file)
+        images = draw(generator, labels, number, candidates, stream="study")
+        path.parent.mkdir(exist_ok=True)
+        with files.atomic_write(path) as target:
+            np.save(target, images)
+    return np.load(path), labels, digest
+
+
+def training_images(arm: Arm, seed: int, trial: bool) -> tuple:
+    """Return the images and labels of an arm and the digest of its generator."""
+    data = load(arm.source)[0]
+    chosen = photographs(arm, seed, trial)[0] if arm.photographs else []
+    real, labels, digest = data.x_train[chosen], data.y_train[chosen], None
+    if arm.noise:
+        rng = streams.random_stream("noise images", seed)
+        return rng.integers(0, 256, (45_000, 32, 32, 3), np.uint8), np.arange(45_000) % 100, None
+    if arm.gan:
+        number = 0 if seed == TRIAL_SEED else seed
+        drawn, of_drawn, digest = gan_images(arm.gan, number, arm.per_class, arm.candidates)
+        if arm.slow_classes:
+            kept = np.isin(of_drawn, slow_classes(arm.slow_classes))
+            drawn, of_drawn = drawn[kept], of_drawn[kept]
+        if arm.share and arm.photographs:
+            repeats = max(1, round(len(drawn) * (1 / arm.share - 1) / len(real)))
+            real, labels = np.tile(real, (repeats, 1, 1, 1)), np.tile(labels, repeats)
+        real, labels = np.concatenate([real, drawn]), np.concatenate([labels, of_drawn])
+    return real, labels, digest
+
+
+def slow_classes(count: int) -> np.ndarray:
+    """Return the classes that the seed-0 run without GAN images classifies worst, on validation."""
+    data, _, validation = load("train")
+    network = keras.saving.load_model(records.find("cifar100", "vgg16.keras"))
+    predicted = network.predict(data.x_train[validation], batch_size=500, verbose=0).argmax(1)
+    accuracy = measures.class_accuracy(predicted, data.y_train[validation])
+    return np.argsort(accuracy, kind="stable")[:count]
+
+
+def build(arm: Arm, steps: int) -> keras.Model:
+    """Return a compiled student, with its teacher if it has one."""
+    data, train, _ = load(arm.source)
+    mean, variance = utils.channel_statistics(data.x_train[train])
+    build_vgg16 = cells.define("vgg16_with_gan", mean=mean, variance=variance)["build_vgg16"]
+    student = build_vgg16(0.25)
+    model = student
+    if arm.teacher:
+        published = keras.saving.load_model(core.ROOT / f"results/cifar100/{TEACHER}.keras")
+        teacher = build_vgg16(0.75)  # on faster kernels
+        teacher.set_weights(published.get_weights())
+        model = Distilled(student, teacher, arm.temperature)
+        model.build((None, 32, 32, 3))
+    optimizer = Adam(OneCycle(arm.rate, steps), weight_decay=arm.weight_decay)
+    model.compile(optimizer, keras.losses.CategoricalCrossentropy(), metrics=["accuracy"])
+    return model
+
+
+def train(arm: Arm, seed: int, trial: bool = False) -> dict:
+    """Train one network and return its record; a record that exists is returned as it is."""
+    settings = {key: value for key, value in dataclasses.asdict(arm).items() if key != "stages"}
+    name = f"{arm.name}-seed{seed}"
+    if trial:
+        name = f"{arm.name}-trial-{files.short_digest(settings)[:8]}"
+    folder = records.run_folder(FOLDER)
+    if (path := folder / f"{name}.json").exists():
+        return json.loads(path.read_text(encoding="utf-8"))
+    steps = arm.trial_steps if trial and arm.trial_steps else arm.steps
+    images, labels, generator = training_images(arm, seed, trial)
+    data, validation = load(arm.source)[0], photographs(arm, seed, trial)[1]
+    held_out = data.x_train[validation], data.y_train[validation]
+    keras.utils.clear_session()
+    keras.utils.set_random_seed(seed)
+    model = build(arm, steps)
+    batches = Batches(
+        images, labels, BATCH_SIZE, seed=seed, pad=arm.pad, cutmix=arm.cutmix,
+        trivial_augment=arm.trivial_augment, steps_per_epoch=steps // EVALUATIONS,
+    )  # fmt: skip
+    print(f"{name}: {steps:,} steps, {len(images):,} images", flush=True)
+    made = training.fit(
+        model, batches, epochs=EVALUATIONS, folder=folder / "checkpoints" / name,
+        **early_stopping(arm, *held_out),
+    )  # fmt: skip
+    student = getattr(model, "student", model)
+    scores = {"val_accuracy": measures.accuracy(student, *held_out)} if len(validation) else {}
+    if not trial:  # the test images are read once, to report the result
+        probabilities = student.predict(data.x_test, batch_size=500, verbose=0)
+        scores |= measures.scores(probabilities, data.y_test)
+    records.write(
+        folder, name, arm=arm.name, trial=trial, model="VGG-16 x0.25", dataset=data.name,
+        dataset_md5=data.md5, parameters=settings, generator_sha256=generator,
+        teacher=TEACHER if arm.teacher else None, **scores, **(made | {"seed": seed}),
+    )  # fmt: skip
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def early_stopping(arm: Arm, images: np.ndarray, labels: np.ndarray) -> dict:
+    """Return the arguments of `fit` for an arm whose epoch is chosen by its validation images."""
+    if not arm.early_stopping:
+        return {}
+    stopping = keras.callbacks.EarlyStopping("val_loss", patience=5, restore_best_weights=True)
+    one_hot = np.eye(100, dtype="float32")[labels]
+    return {"callbacks": [stopping], "validation_data": (images, one_hot),
+            "validation_batch_size": 500}  # fmt: skip
+
+
+def choose(arm: Arm) -> Arm:
+    """Return an arm with the settings that its trials found best on validation images."""
+    if arm.borrowed:
+        donor = choose(next(each for each in ARMS if each.name == arm.borrowed))
+        fields = ("rate", "weight_decay", "trivial_augment", "cutmix", "share", "candidates")
+        return dataclasses.replace(arm, **{name: getattr(donor, name) for name in fields})
+    best, highest = dataclasses.replace(arm, stages=()), -1.0
+    for stage in arm.stages:
+        start = best
+        for settings in stage:
+            trial = dataclasses.replace(start, **settings)
+            accuracy = train(trial, TRIAL_SEED, trial=True)["val_accuracy"]
+            if accuracy > highest:
+                best, highest = trial, accuracy
+    return best
