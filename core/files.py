@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -23,9 +24,26 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        partial.replace(path)
+        replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def replace(source: Path, target: Path, patience: float = 5.0) -> None:
+    """Rename a file or folder, replacing a file at `target`.
+
+    Windows refuses while an indexer or a virus scanner has it open, so it is tried again for
+    `patience` seconds. Raises `OSError`.
+    """
+    end = time.monotonic() + patience
+    while True:
+        try:
+            source.replace(target)
+            return
+        except PermissionError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.1)
 
 
 def array_digest(*arrays: np.ndarray) -> str:

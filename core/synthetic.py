@@ -16,7 +16,7 @@ from PIL import Image
 import core
 from core import devices, pictures
 from core.cifar100 import DataError
-from core.files import array_digest, short_digest
+from core.files import array_digest, replace, short_digest
 
 # Written by Windows, macOS and network drives; letter case does not matter.
 IGNORED = ("manifest.json", "thumbs.db", "desktop.ini", "icon\r", "__macosx", "@eadir")
@@ -67,8 +67,8 @@ def save(folder: Path, images: np.ndarray, labels: np.ndarray, class_names: list
                 Image.fromarray(image).save(path, optimize=True)
         (partial / "manifest.json").write_text(text, encoding="utf-8")
         if folder.exists():
-            folder.rename(previous)
-        partial.rename(folder)
+            replace(folder, previous)
+        replace(partial, folder)
         shutil.rmtree(previous, ignore_errors=True)
 
 
@@ -79,7 +79,7 @@ def _locked(folder: Path) -> Iterator[Path]:
     with filelock.FileLock(Path(tempfile.gettempdir()) / f"{name}.lock"):  # unseen by git
         previous = folder.with_name(f".{folder.name}.before")
         if previous.is_dir() and not folder.exists():
-            previous.rename(folder)
+            replace(previous, folder)
         yield previous
 
 

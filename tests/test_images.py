@@ -112,7 +112,7 @@ def test_simultaneous_saves_replace_a_folder_one_after_the_other(folder):
 
 
 def test_images_are_whole_after_a_run_was_killed_between_two_renames(project, monkeypatch):
-    folder, rename = synthetic.folder_of_run("cifar100"), Path.rename
+    folder, rename = synthetic.folder_of_run("cifar100"), Path.replace
     save(folder, "first")
 
     def interrupted(path, target):
@@ -121,7 +121,7 @@ def test_images_are_whole_after_a_run_was_killed_between_two_renames(project, mo
         return rename(path, target)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "rename", interrupted)
+        patch.setattr(Path, "replace", interrupted)
         with pytest.raises(KeyboardInterrupt):
             save(folder, "second")
     assert not folder.exists()

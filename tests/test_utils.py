@@ -1,6 +1,7 @@
 """utils.py, which is pure, and the two small modules below it: files and random streams."""
 
 import random
+from pathlib import Path
 
 import keras
 import matplotlib.pyplot as plt
@@ -9,7 +10,7 @@ import pytest
 from conftest import ROOT, real_cifar100
 
 import utils
-from core import synthetic
+from core import files, synthetic
 from core.files import array_digest, atomic_write, short_digest
 from core.streams import random_stream
 
@@ -29,6 +30,24 @@ def test_functions_called_on_the_side_change_nothing():
     assert drawn[0] == drawn[1]
     assert array_digest(images, labels) == before
     assert utils.merge(images, labels, images, labels, 0) == (images, labels)
+
+
+def test_a_folder_that_is_open_elsewhere_is_renamed_when_it_is_free(tmp_path, monkeypatch):
+    """As on Windows, where an indexer opens what was just written."""
+    (tmp_path / "a").mkdir()
+    rename, failures = Path.replace, [PermissionError(13, "in use")] * 2
+
+    def sometimes(source, target):
+        if failures:
+            raise failures.pop()
+        return rename(source, target)
+
+    monkeypatch.setattr(Path, "replace", sometimes)
+    files.replace(tmp_path / "a", tmp_path / "b")
+    assert (tmp_path / "b").is_dir()
+    failures += [PermissionError(13, "in use")] * 100
+    with pytest.raises(PermissionError):
+        files.replace(tmp_path / "b", tmp_path / "c", patience=0.3)
 
 
 def test_splits_are_those_that_the_published_generators_were_trained_on(monkeypatch):

@@ -15,7 +15,7 @@ def by_seed(published: bool = True) -> dict[str, dict[int, dict]]:
     """Return the records of each arm by seed: the study's, and notebook 2's for comparison A."""
     found = {}
     for record in records.read("study", published).values():
-        if not record["trial"]:
+        if record.get("trial") is False:  # the earlier study's records do not say
             found.setdefault(record["arm"], {})[record["seed"]] = record
     runs = records.read("cifar100", published)
     for arm, ending in (("vgg16", ""), ("vgg16_gan", "_gan")):

@@ -24,7 +24,7 @@ GENERATORS = {  # folder of runs/ and name of the run that trained them
     "short": ("cifar100", "gan"), "long": ("cifar100", "gan_long"),
     "longer": ("cifar100", "gan_longer"), "tenth": ("cifar100-0.1", "gan_long"),
 }  # fmt: skip
-TEACHER = "vgg16_best"
+STUDENT_WIDTH, TEACHER, TEACHER_WIDTH = 0.25, "vgg16_best", 0.75
 
 
 class Distilled(keras.Model):
@@ -128,11 +128,11 @@ def build(arm: Arm, steps: int) -> keras.Model:
     data, train, _ = load(arm.source)
     mean, variance = utils.channel_statistics(data.x_train[train])
     build_vgg16 = cells.define("vgg16_with_gan", mean=mean, variance=variance)["build_vgg16"]
-    student = build_vgg16(0.25)
+    student = build_vgg16(STUDENT_WIDTH)
     model = student
     if arm.teacher:
         published = keras.saving.load_model(core.ROOT / f"results/cifar100/{TEACHER}.keras")
-        teacher = build_vgg16(0.75)  # on faster kernels
+        teacher = build_vgg16(TEACHER_WIDTH)  # on faster kernels
         teacher.set_weights(published.get_weights())
         model = Distilled(student, teacher, arm.temperature)
         model.build((None, 32, 32, 3))
