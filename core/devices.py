@@ -102,9 +102,16 @@ def _kept_precision(folder):
 
 
 def _faster_precision():
+    seconds = convolution_seconds()
+    gain = seconds["float32"] / seconds["bfloat16"]
+    return "mixed_bfloat16" if gain > (1.05 if has_gpu() else 1.3) else "float32"
+
+
+def convolution_seconds() -> dict[str, float]:
+    """Return how long a few convolutions take here in float32 and in bfloat16, in seconds."""
     dtypes = ("float32", "bfloat16")  # in turns, as other programs may slow down either of them
-    float32, bfloat16 = np.min([[_seconds(dtype) for dtype in dtypes] for _ in range(8)], axis=0)
-    return "mixed_bfloat16" if float32 / bfloat16 > (1.05 if has_gpu() else 1.3) else "float32"
+    turns = [[_seconds(dtype) for dtype in dtypes] for _ in range(8)]
+    return dict(zip(dtypes, np.min(turns, axis=0).tolist(), strict=True))
 
 
 def _seconds(dtype):  # for three convolutions

@@ -29,7 +29,7 @@ from core import cifar100, datasets
 from core.parameters import wrong_values
 from tools import cells
 
-DEFAULT_MINUTES = 24  # of the three notebooks at their defaults on CIFAR-100
+NOT_A_SCALE = ("defaults", "stand-in")  # in recipes.toml
 LONGEST_SOCKET_FOLDER = 80  # characters, of the 107 that a socket's path may have
 CONTINUE = "The same command continues from the newest checkpoint."
 NO_DATASET = """\
@@ -40,8 +40,7 @@ dataset, set CIFAR100_DIR to the folder of its files train, test and meta.
 
 
 def main() -> int:
-    named = recipes()
-    del named["stand-in"]
+    named = {name: recipe for name, recipe in recipes().items() if name not in NOT_A_SCALE}
     about = "; ".join(f"{name}: {recipe['about']}" for name, recipe in named.items())
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("recipe", nargs="?", choices=named, help=about)
@@ -160,15 +159,37 @@ def has_gpu() -> bool:
 
 
 def announce(arguments, recipe: dict, dataset: str, given: dict):
-    """Say what is run and, unless it was changed by hand, how long it takes."""
+    """Say what is run and, unless it was changed by hand, how long it takes on this machine."""
     words = f"{arguments.recipe}, {recipe['about']}" if recipe else "the notebooks' defaults"
-    minutes = recipe.get("minutes") if recipe else DEFAULT_MINUTES
+    minutes = (recipe or recipes()["defaults"]).get("minutes")
     if given:
         changes = [f"{name} = {value!r}" for name, value in given.items()]
         words += f". Changed: {', '.join(changes)}"
     elif minutes and dataset == "cifar100" and not (arguments.seeds or arguments.only):
-        words += f". This takes about {minutes} minutes on two fast CPU cores, more on slow ones"
+        words += (
+            f". This takes about {minutes_here(minutes):.0f} minutes here, if nothing else runs"
+        )
     print(f"{datasets.TITLES[dataset]}: {words}", flush=True)
+
+
+def minutes_here(minutes: dict) -> float:
+    """Return how long notebooks take on this machine, given what each took on another.
+
+    A few convolutions are timed on both. The GAN computes in float32, and the rest in the faster
+    precision. Another process does it, so that this one need not load TensorFlow.
+    """
+    script = (
+        "import json; from core import devices; print(json.dumps(devices.convolution_seconds()))"
+    )
+    command = [sys.executable, "-c", script]
+    printed = subprocess.run(command, cwd=core.ROOT, capture_output=True, text=True, check=True)
+    here, there = json.loads(printed.stdout.splitlines()[-1]), recipes()["defaults"]["convolutions"]
+    slower = min(here.values()) / min(there.values())
+    slower_gan = here["float32"] / there["float32"]
+    return sum(
+        value * (slower_gan if notebook == cells.NOTEBOOKS[0] else slower)
+        for notebook, value in minutes.items()
+    )
 
 
 def choose_dataset() -> str:
