@@ -1,4 +1,4 @@
-"""Tables of records: which runs are alike but for their seed, and what GAN images change."""
+"""Tables of records: runs that differ only in their seed, and the effect of GAN images."""
 
 import numpy as np
 import pandas
@@ -14,9 +14,9 @@ ACCURACIES = {
 
 
 def frame(records: list[dict]) -> pandas.DataFrame:
-    """Return one row per classifier's record, best test accuracy first.
+    """Return one row per classifier record, sorted by test accuracy, best first.
 
-    Accuracies are fractions of 1. Runs whose columns `ALIKE` are equal differ in their seed alone.
+    Accuracies lie between 0 and 1. Runs whose columns `ALIKE` are equal differ only in their seed.
     """
     runs = pandas.DataFrame([each for each in records if "test_accuracy" in each])
     if runs.empty:
@@ -37,7 +37,7 @@ def frame(records: list[dict]) -> pandas.DataFrame:
 
 
 def groups(runs: pandas.DataFrame) -> list[pandas.DataFrame]:
-    """Return groups of runs that differ in their seed alone, best mean first, a seed once."""
+    """Return groups of runs that differ only in their seed, best mean first, each seed once."""
     if runs.empty:
         return []
     found = [group for _, group in runs.groupby(ALIKE, dropna=False)]
@@ -59,7 +59,7 @@ def label(group: pandas.DataFrame) -> str:
 
 
 def mean_with_interval(fractions, unit: str = "%") -> str:
-    """Return a mean of fractions of 1 in per cent; of several, with half its 95 % interval."""
+    """Return the mean of fractions in per cent, of several with half its 95 % interval."""
     values = 100 * np.asarray(fractions, float)
     if len(values) < 2:
         return f"{values.mean():.1f} {unit}"
@@ -75,7 +75,7 @@ def runs_table(runs: pandas.DataFrame) -> str:
         "GAN images per class": runs["synthetic_per_class"],
         "parameters": runs["parameter_count"].map("{:,.0f}".format, na_action="ignore"),
         "steps": runs["steps"].map("{:,}".format), "minutes": runs["minutes"].map("{:.1f}".format),
-        "on": runs["device"].str.partition(",")[0],
+        "hardware": runs["device"].str.partition(",")[0],
     }  # fmt: skip
     for column, words in ACCURACIES.items():
         columns[words] = (100 * runs[column]).map("{:.2f} %".format, na_action="ignore")
@@ -83,20 +83,22 @@ def runs_table(runs: pandas.DataFrame) -> str:
 
 
 def groups_table(found: list[pandas.DataFrame]) -> str:
-    """Return a Markdown table with one row per group: mean test accuracy and its interval."""
+    """Return a Markdown table with one row per group: mean test accuracy with its 95 % interval."""
     rows = []
     for group in found:
         accuracy, minutes = mean_with_interval(group["test_accuracy"]), group["minutes"].mean()
         device = group["device"].iloc[0].partition(" (")[0]
         rows.append([label(group), accuracy, len(group), f"{minutes:.0f}", device])
-    columns = ["network", "test accuracy", "seeds", "minutes", "on"]
+    columns = ["network", "test accuracy", "seeds", "minutes", "hardware"]
     return markdown(pandas.DataFrame(rows, columns=columns))
 
 
 def pairs(runs: pandas.DataFrame) -> list[pandas.DataFrame]:
-    """Return pairs of runs alike but for GAN images: one frame per recipe, with a row per seed.
+    """Pair each run with GAN images with the run without them that has the same recipe and seed.
 
-    Columns end in _with and _without; `gain` is the difference of test accuracy in points.
+    Returns one frame per recipe and kind of GAN images, with one row per seed. Columns other than
+    the shared ones end in _with or _without; `gain` is the test accuracy with minus without, in
+    percentage points.
     """
     if runs.empty:
         return []
@@ -117,13 +119,16 @@ def pairs_table(pair: pandas.DataFrame) -> str:
          f"{row.steps_with:,}", f"{row.steps_without:,}"]
         for row in pair.itertuples()
     ]  # fmt: skip
-    rows.append(["mean (95 % interval)", "", "", gain_with_interval(pair["gain"]), "", ""])
-    columns = ["seed", "with GAN images", "without", "difference, points", "steps with"]
-    return markdown(pandas.DataFrame(rows, columns=[*columns, "steps without"]))
+    rows.append(
+        ["mean (95 % confidence interval)", "", "", gain_with_interval(pair["gain"]), "", ""]
+    )
+    columns = ["seed", "accuracy with GAN images", "accuracy without", "difference in points"]
+    columns += ["steps with GAN images", "steps without"]
+    return markdown(pandas.DataFrame(rows, columns=columns))
 
 
 def gain_with_interval(gains) -> str:
-    """Return the mean of paired differences (points) and, of several, its 95 % interval."""
+    """Return the mean of paired differences in points, with its 95 % interval if it has one."""
     if len(gains) < 2:
         return f"{np.mean(gains):+.2f} (one seed gives no interval)"
     mean, half = measures.mean_and_interval(gains)

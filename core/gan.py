@@ -1,4 +1,4 @@
-"""What notebook 1's GAN is trained with: copies of images, averaged weights, the teacher's loss."""
+"""Parts of notebook 1's GAN: augmentation, weight averaging, the teacher's loss, generation."""
 
 import keras
 import numpy as np
@@ -9,8 +9,8 @@ from core.streams import random_stream
 
 
 def shift(images, seed: keras.random.SeedGenerator):
-    """Return images (n, 32, 32, channels), each moved by up to 4 pixels; new edges are 0."""
-    places = ops.arange(32)  # gradients pass, as images are multiplied by shifted identity matrices
+    """Return images (n, 32, 32, channels), each shifted by up to 4 pixels and padded with 0."""
+    places = ops.arange(32)  # products with shifted identity matrices let gradients pass
     for product in ("nij,njkc->nikc", "nij,nkjc->nkic"):  # moves rows, then columns
         offset = keras.random.randint((ops.shape(images)[0], 1, 1), -4, 5, seed=seed)
         shifted = ops.equal(places[:, None] + offset, places)  # (n, 32, 32)
@@ -19,14 +19,14 @@ def shift(images, seed: keras.random.SeedGenerator):
 
 
 def with_copies(images, seed: keras.random.SeedGenerator):
-    """Return images (n, 32, 32, channels), then shifted copies of them, about half mirrored."""
+    """Return images (n, 32, 32, channels), then shifted copies of them, about half flipped."""
     mirrored = keras.random.uniform((ops.shape(images)[0], 1, 1, 1), seed=seed) < 0.5
     copies = shift(ops.where(mirrored, ops.flip(images, axis=2), images), seed)
     return ops.concatenate([images, copies])
 
 
 class Augmentation(keras.layers.Layer):
-    """First layer of a discriminator: shifts images and hides squares (Zhao et al., 2020)."""
+    """First layer of a discriminator: random shifts and cutout (DiffAugment, Zhao et al., 2020)."""
 
     def __init__(self, seed: int = 0):
         super().__init__()
@@ -49,7 +49,7 @@ def call_frozen(network: keras.Model, inputs: list):
 
 
 def two_rates(gan: keras.Model, generator_rate, discriminator_rate) -> keras.Optimizer:
-    """Return an optimiser with one Adam, without momentum, per network (Heusel et al., 2017)."""
+    """Return an optimiser that applies one Adam (beta_1 = 0) per network (Heusel et al., 2017)."""
     of_generator = Adam(generator_rate, beta_1=0.0, beta_2=0.99)
     of_discriminator = Adam(discriminator_rate, beta_1=0.0, beta_2=0.99)
 
@@ -61,25 +61,25 @@ def two_rates(gan: keras.Model, generator_rate, discriminator_rate) -> keras.Opt
 
 
 class _Part(keras.layers.Layer):
-    """A part of a GAN that has its weights from the start and is not saved by itself."""
+    """A layer that creates its weights when constructed and is not saved on its own."""
 
     def __init__(self):
         super().__init__(dtype="float32")
         self.built = True
 
     def hold(self, value) -> keras.Variable:
-        """Return an array as a weight: on a GPU, PyTorch cannot mix NumPy arrays with tensors."""
+        """Store an array as a weight, because PyTorch cannot mix NumPy arrays with GPU tensors."""
         value = np.asarray(value, "float32")
         weight = self.add_weight(shape=value.shape, initializer="zeros", trainable=False)
         weight.assign(value)
         return weight
 
-    def get_config(self):  # arguments are no configuration: core/fingerprint.py reads attributes
+    def get_config(self):  # never serialised; core/fingerprint.py reads the attributes
         return {}
 
 
 class MovingAverage(_Part):
-    """Averages weights over a ninth of the steps so far (Karras et al., 2024, section 3.1)."""
+    """Moving average of weights over about the last ninth of the steps (Karras et al., 2024)."""
 
     def __init__(self, original: keras.Model):
         super().__init__()
@@ -89,7 +89,7 @@ class MovingAverage(_Part):
         self.step = self.hold(0)
 
     def update(self, original: keras.Model) -> None:
-        """Move the averages towards the original's present weights; call it once per step."""
+        """Move the averages towards the original's current weights; call this once per step."""
         momentum = (1 + self.step) / (10 + self.step)
         for average, new in zip(self.network.weights, original.weights, strict=True):
             average.assign(average * momentum + ops.stop_gradient(new.value) * (1 - momentum))
@@ -97,10 +97,11 @@ class MovingAverage(_Part):
 
 
 def class_moments(teacher: keras.Model, images: np.ndarray, labels: np.ndarray) -> dict:
-    """Return the mean of each class and the covariance about these means in a teacher's features.
+    """Return the class means and the within-class covariance of a teacher's features.
 
-    Images are `uint8` (n, 32, 32, 3), labels `int` (n,), `means` (100, d), and `covariance` (d, d).
-    The features have been divided by `scale`, their mean standard deviation.
+    The teacher is a classifier of real images. Takes images `uint8` (n, 32, 32, 3) and labels `int`
+    (n,). Returns `means` (100, d), `covariance` (d, d), and `scale`, the mean standard deviation of
+    the features, by which they are divided first.
     """
     extractor = keras.Model(teacher.inputs, teacher.get_layer("features").output)
     features = extractor.predict(images, batch_size=500, verbose=0)
@@ -114,9 +115,10 @@ def class_moments(teacher: keras.Model, images: np.ndarray, labels: np.ndarray) 
 class ClassMoments(_Part):
     """Compares the moments of generated features (n, d) with the real `means` and `covariance`.
 
-    It averages over about ten images per class and twenty batches. The two numbers returned have
-    the gradients of half the squared distance of the means (Salimans et al., 2016, section 3.1) and
-    of a quarter of the squared distance of the covariances (dos Santos et al., 2019).
+    Generated means are running averages over about the last ten images of a class, and the
+    covariance over about the last twenty batches. Of the two numbers returned, only the gradients
+    mean something: those of half the squared distance between the means (Salimans et al., 2016,
+    section 3.1) and of a quarter of that between the covariances (dos Santos et al., 2019).
     """
 
     def __init__(self, means: np.ndarray, covariance: np.ndarray):
@@ -140,11 +142,11 @@ class ClassMoments(_Part):
 
 
 class TeacherLoss(_Part):
-    """What a classifier of real images adds to the loss of a generator's images (n, 32, 32, 3).
+    """The loss that a classifier of real images, the teacher, adds to a generator's.
 
-    `guidance` weighs the cross-entropy of its opinion (Sauer et al., 2022, section 3.3), `matching`
-    the class means of `class_moments`, and `spread` * `matching` the covariance. The latter grows
-    from 0 in the course of `total_steps`, because early covariances are those of noise.
+    `guidance` is the weight of the cross-entropy of its predictions (Sauer et al., 2022, section
+    3.3), `matching` that of the class means, and `spread` * `matching` that of the covariance. This
+    last one grows from 0 over `total_steps`, because early generated images are mostly noise.
     """
 
     def __init__(self, teacher, moments, total_steps, guidance=0.1, matching=0.05, spread=0.08):
@@ -157,7 +159,7 @@ class TeacherLoss(_Part):
         self.guidance, self.matching, self.spread = guidance, matching, spread
         self.step = self.hold(0)
 
-    def call(self, images, labels):  # -1 to 1, `int` (n,)
+    def call(self, images, labels):  # images (n, 32, 32, 3) from -1 to 1, labels `int` (n,)
         one_hot = ops.one_hot(labels, 100)
         opinion, features = self.teacher((images + 1) * 127.5, training=False)
         cross_entropy = ops.mean(keras.losses.categorical_crossentropy(one_hot, opinion))
@@ -168,10 +170,10 @@ class TeacherLoss(_Part):
 
 
 def with_confidence(generator: keras.Model, teacher: keras.Model) -> keras.Model:
-    """Return a generator with a second output (n,): its teacher's probability of the class."""
+    """Return a generator with a second output (n,): the teacher's probability of the class."""
     layers, (_, label), image = keras.layers, generator.inputs, generator.output
     levels = layers.Rescaling(127.5, offset=127.5, dtype="float32")(image)
-    opinion = keras.Model(teacher.inputs, teacher.output)(levels)  # a copy without its optimiser
+    opinion = keras.Model(teacher.inputs, teacher.output)(levels)  # without its optimiser
     one_hot = layers.CategoryEncoding(100, "one_hot", dtype="float32")(label)
     confidence = layers.Dot(axes=1, dtype="float32")([opinion, one_hot])
     return keras.Model(generator.inputs, [image, layers.Reshape((), dtype="float32")(confidence)])
@@ -180,10 +182,10 @@ def with_confidence(generator: keras.Model, teacher: keras.Model) -> keras.Model
 def draw(
     generator: keras.Model, labels: np.ndarray, seed: int, candidates: int = 1, stream: str = "draw"
 ) -> np.ndarray:
-    """Return one image `uint8` (n, 32, 32, 3) for each label `int` (n,); `seed` sets the noise.
+    """Generate one image per label `int` (n,), `uint8` (n, 32, 32, 3), from the noise of `seed`.
 
-    If the generator is one `with_confidence`, each image is the candidate that the teacher is
-    surest of (Razavi et al., 2019, section 3.3).
+    With a generator `with_confidence`, each image is the best of `candidates` according to the
+    teacher (Razavi et al., 2019, section 3.3); otherwise it is the first candidate.
     """
     rng, size = random_stream(stream, seed), generator.inputs[0].shape[-1]
     images, surest = np.zeros((len(labels), 32, 32, 3), "uint8"), np.full(len(labels), -1.0)

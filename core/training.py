@@ -1,8 +1,8 @@
-"""`fit` that survives interruptions, and reuses a training run only if it is the same run.
+"""A `fit` that survives interruptions, and resumes a run only if nothing about it has changed.
 
 Keras's own callbacks do not suffice: `BackupAndRestore` restores neither seed generators nor the
 order of the data, `EarlyStopping` forgets its best weights, and `ModelCheckpoint` is not atomic.
-A checkpoint holds variables in their order, as Keras counts their names up within a process.
+A checkpoint identifies variables by position, because Keras numbers their names per process.
 """
 
 import contextlib
@@ -26,11 +26,11 @@ WITHOUT_EFFECT = ("verbose", "validation_batch_size")  # arguments of Keras's fi
 
 
 class WorkerLostError(RuntimeError):
-    """Another worker of a training run on several machines is gone."""
+    """Raised when another worker of a training run on several machines has been lost."""
 
 
 class DivergedError(RuntimeError):
-    """A loss that is not a finite number; the message names the epoch, the step and every loss."""
+    """Raised when a logged value is not finite; the message has the epoch, step and values."""
 
 
 def fit(model: keras.Model, batches: keras.utils.PyDataset, *, epochs: int, folder: Path,
@@ -38,15 +38,17 @@ def fit(model: keras.Model, batches: keras.utils.PyDataset, *, epochs: int, fold
         **arguments) -> dict:  # fmt: skip
     """Train a compiled model like Keras's `fit`, continuing where an interrupted call stopped.
 
-    `folder` gets a subfolder per training run, named after its fingerprint, with checkpoints of
-    epochs at least `checkpoint_seconds` apart. A run that changed is trained from the start;
-    `resume=False` always does that. `callbacks` may hold one `EarlyStopping`, after those whose
-    logs it watches. Those with a true attribute `only_watches` do not count; they receive `folder`,
-    and `history` of the earlier epochs.
+    Each training run has a subfolder of `folder`, named after its fingerprint. Checkpoints are
+    written at the end of an epoch, at least `checkpoint_seconds` apart. A run whose definition has
+    changed starts from scratch, as does any run with `resume=False`. `callbacks` may hold one
+    `EarlyStopping`, which follows the callbacks whose logs it monitors. Callbacks whose attribute
+    `only_watches` is true are left out of the fingerprint; their attributes `folder` and `history`
+    (of earlier epochs) are set before training.
 
-    Returns the run for its record: `history` (a list per metric), `seconds`, `steps` and so on; its
-    `recipe` is the same for other seeds and images. Raises `CheckpointError`, `DivergedError`,
-    `WorkerLostError`.
+    Returns what a record needs to describe the run: `history` (one list per metric), `seconds`,
+    `steps` and so on. `recipe` does not depend on the seed or the images. Raises `CheckpointError`
+    if the folder is in use or cannot be written, `DivergedError` if a loss is not finite, and
+    `WorkerLostError` if another worker is lost.
     """
     folder, strategy = Path(folder), devices.strategy()
     checkpoints.claim(folder)
@@ -59,7 +61,9 @@ def fit(model: keras.Model, batches: keras.utils.PyDataset, *, epochs: int, fold
     saver.find_checkpoint(folder.name, resume and "unreadable" not in defined)
     with _explained_errors(folder):
         _train(model, batches, saver, callbacks, arguments)
-    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)  # float16 wraps it
+    optimizer = getattr(
+        model.optimizer, "inner_optimizer", model.optimizer
+    )  # with float16, it is wrapped
     return {
         "history": saver.state["history"], "seconds": saver.state["seconds"],
         "steps": saver.state["epoch"] * len(batches), "epochs_run": saver.state["epoch"],
@@ -71,7 +75,7 @@ def fit(model: keras.Model, batches: keras.utils.PyDataset, *, epochs: int, fold
 
 
 def _train(model, batches, saver, callbacks, arguments):
-    """Train until the last epoch is done, and give the model the weights that count."""
+    """Train the remaining epochs, if any, and load the final weights into the model."""
     if not saver.state.get("finished"):
         watchers = [ReuseMemory()]
         if not keras.config.is_interactive_logging_enabled() and "verbose" not in arguments:
@@ -84,45 +88,45 @@ def _train(model, batches, saver, callbacks, arguments):
 
 
 def _own_folder(folder, defined):
-    """Return the folder of a training run; if it is new and others exist, say what differs."""
+    """Return a training run's folder; if it is new, print how it differs from the latest one."""
     paths = sorted(folder.glob("*/fingerprint.json"), key=lambda path: path.stat().st_mtime)
     previous = {}
     for path in paths:  # the newest readable one
-        with contextlib.suppress(ValueError):  # damaged
+        with contextlib.suppress(ValueError):  # skip damaged files
             previous = json.loads(path.read_text(encoding="utf-8"))
     own, words = folder / fingerprint.key(defined), fingerprint.difference(defined, previous)
     if "unreadable" in defined:
         own = folder / "unreadable"
-        print(f"{folder.name}: this run cannot be reused later, as part is unreadable: {words}")
+        print(f"{folder.name}: this run cannot be resumed later, as part is unreadable: {words}")
     elif previous and not own.exists():
-        print(f"{folder.name}: trained from the start, because the run changed: {words}")
+        print(f"{folder.name}: training from the start, because the run has changed: {words}")
     if devices.is_chief():
         own.mkdir(parents=True, exist_ok=True)
-        try:  # at every call, so that the newest file belongs to the run that was used last
+        try:  # written at every call: the newest file marks the run that was used last
             with atomic_write(own / "fingerprint.json") as file:
                 file.write(json.dumps(defined, indent=1).encode())
         except OSError as error:
-            warnings.warn(f"the fingerprint was not written: {error}", stacklevel=3)
+            warnings.warn(f"could not write the fingerprint: {error}", stacklevel=3)
     return own
 
 
 @contextlib.contextmanager
 def _explained_errors(folder):
-    """Turn the stop button and the loss of a worker into errors that say what to do next."""
+    """Replace interruptions and lost workers by errors that say what to do next."""
     try:
         yield
-    except KeyboardInterrupt:  # without pages of the Keras code in which it struck
-        words = "was stopped. Run it again, and it continues from the newest checkpoint."
-        raise KeyboardInterrupt(f"The training run {words}") from None
+    except KeyboardInterrupt:  # hide the long traceback through Keras
+        words = "Training was stopped. Run it again to continue from the newest checkpoint."
+        raise KeyboardInterrupt(words) from None
     except Exception as error:
         if not (devices.is_multi_worker() and type(error).__name__ in LOST_WORKER):
             raise
-        words = f"Another worker was lost while training {folder}. Start all workers again"
-        raise WorkerLostError(f"{words}: the run continues from the newest checkpoint.") from error
+        words = f"A worker was lost (checkpoints: {folder}). Start all workers again"
+        raise WorkerLostError(f"{words} to continue from the newest checkpoint.") from error
 
 
 class _Saver(keras.callbacks.Callback):
-    """Writes and restores checkpoints; last in the list, so it sees what early stopping decided."""
+    """Writes and restores checkpoints; comes last, to see what early stopping has decided."""
 
     def __init__(self, batches, folder, epochs, callbacks, checkpoint_seconds):
         super().__init__()
@@ -133,19 +137,20 @@ class _Saver(keras.callbacks.Callback):
         self.early_stopping = stopping[0] if stopping else None
 
     def find_checkpoint(self, name, resume):
-        """Read the newest undamaged checkpoint and say how far it is, or clear the folder."""
+        """Load the newest intact checkpoint and print its progress, or clear the folder."""
         self.state = (resume and checkpoints.newest(self.folder)) or {}
         if self.state:
-            found, done = self.state["seconds"], f"{self.state['epoch']} epochs are done"
-            done = "finished" if self.state["finished"] else done
-            print(f"{name}: found {found:.0f} s of this training run, {done}")
+            seconds, progress = self.state["seconds"], f"up to epoch {self.state['epoch']}"
+            if self.state["finished"]:
+                progress = "finished"
+            print(f"{name}: found this training run, {progress} ({seconds:.0f} s)")
         else:
             checkpoints.remove(self.folder, keep=0)
         for watcher in self.watchers:
             watcher.folder, watcher.history = self.folder, dict(self.state.get("history", {}))
 
     def save(self, epoch, finished=False):
-        """Keep the whole state in `self.state`, as NumPy arrays and plain values, and write it."""
+        """Copy the whole training state to `self.state` and write it to disk."""
         stopping, now = self.early_stopping, time.perf_counter()
         self.seconds, self.clock = self.seconds + now - self.clock, now
         groups = {"model": self.model.variables, "optimizer": self.model.optimizer.variables}
@@ -178,13 +183,15 @@ class _Saver(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         self.epoch = epoch
-        self.batches.epoch = epoch + 1  # Keras has advanced it before the first epoch
+        self.batches.epoch = epoch + 1  # Keras advances it once before the first epoch
 
     def on_train_batch_end(self, batch, logs=None):
         losses = {name: float(value) for name, value in (logs or {}).items()}
         if not all(math.isfinite(value) for value in losses.values()):
             where = f"epoch {self.epoch + 1}, step {batch + 1}"
-            raise DivergedError(f"{where}: {losses}. The newest checkpoint is from before that.")
+            raise DivergedError(
+                f"A loss is not finite in {where}: {losses}. Checkpoints are older."
+            )
 
     def on_epoch_end(self, epoch, logs=None):
         for name, value in logs.items():
@@ -193,12 +200,12 @@ class _Saver(keras.callbacks.Callback):
         if last or time.perf_counter() - self.saved >= self.checkpoint_seconds:
             self.save(epoch + 1)
 
-    def on_train_end(self, logs=None):  # by now early stopping has put the best weights back
+    def on_train_end(self, logs=None):  # early stopping has restored the best weights by now
         self.save(self.state["epoch"], finished=True)
 
 
 class ReuseMemory(keras.callbacks.Callback):
-    """Lets a step reuse the memory that the step before has freed: up to 1.2 times faster on Linux.
+    """Lets each step reuse memory that the one before has freed: up to 1.2 times as fast on Linux.
 
     Against a leak of Python 3.11, TensorFlow has glibc map every array of 128 KB and more anew, at
     a page fault per page (`ApplyPython311MemoryPatch` in its source). This reverts that setting.

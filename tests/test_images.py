@@ -40,7 +40,7 @@ def test_what_was_saved_is_loaded_and_a_readers_own_images_too(folder, capsys):
     images, labels, manifest = synthetic.load(folder, NAMES)
     assert (labels.tolist(), manifest) == ([0, 0, 1, 1, 1, 2, 2], {})
     assert (images[4] == 82).all()
-    assert "7 synthetic images read, 1 of them resized" in capsys.readouterr().out
+    assert "Read 7 synthetic images; resized 1 of them" in capsys.readouterr().out
 
 
 def test_all_faults_are_named_at_once(folder, tmp_path):

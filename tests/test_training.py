@@ -147,7 +147,7 @@ def test_a_changed_run_is_trained_from_the_start_and_says_why(tmp_path, whole, c
     folder = shutil.copytree(whole[2], tmp_path / "copy")
     _, run = train(folder, model=tiny_model(activation="tanh"))
     printed = capsys.readouterr().out
-    assert printed.startswith("copy: trained from the start, because the run changed: ")
+    assert printed.startswith("copy: training from the start, because the run has changed: ")
     assert printed.endswith("is 'tanh', was 'relu'\n")
     assert printed.count("\n") == 1
     assert run["history"] != whole[1]["history"]
@@ -172,7 +172,7 @@ def test_what_cannot_be_read_is_named_and_never_reused(tmp_path, capsys):
     for _ in range(2):
         train(tmp_path, epochs=1, model=tiny_model(loss=loss))
         printed = capsys.readouterr().out
-        assert "this run cannot be reused later, as part is unreadable" in printed
+        assert "this run cannot be resumed later, as part is unreadable" in printed
         assert "loss uses globals" in printed
         assert "found" not in printed
 
@@ -224,7 +224,9 @@ class Poison(keras.callbacks.Callback):
 
 
 def test_nan_stops_within_the_step_and_names_it(tmp_path):
-    with pytest.raises(training.DivergedError, match=r"epoch 3, step 5: .*'loss': nan"):
+    with pytest.raises(
+        training.DivergedError, match=r"not finite in epoch 3, step 5: .*'loss': nan"
+    ):
         train(tmp_path, callbacks=[Poison(24)])
     checkpoints.release(tmp_path)
     state = checkpoints.read(max(tmp_path.glob("*/*.npz")))
