@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -11,6 +12,7 @@ import keras
 import numpy as np
 import pytest
 from conftest import CIFAR100_DIR, ROOT
+from PIL import Image
 
 from core import datasets, export, layers, measures, records, synthetic
 from core.files import file_sha256
@@ -138,6 +140,22 @@ def test_keras_alone_loads_new_and_published_networks(tmp_path, policy):
     expected = export.in_keras_layers(model)(IMAGES, training=False)
     np.testing.assert_allclose(np.load(tmp_path / "y.npy"), expected, atol=2e-3)
     np.testing.assert_allclose(model(IMAGES, training=False), expected, atol=2e-3)
+
+
+@pytest.mark.slow
+def test_the_documented_python_names_classes_whatever_lies_beside_the_images(tmp_path):
+    """Jupyter leaves .ipynb_checkpoints in any folder; names come from the network's file."""
+    page = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
+    classify, draw = re.findall(r"(?s)```python\n(.*?)```", page)
+    (tmp_path / "results").symlink_to(ROOT / "results")
+    (tmp_path / "synthetic_images" / "cifar100" / ".ipynb_checkpoints").mkdir(parents=True)
+    Image.open(ROOT / "docs" / "picture.png").convert("RGB").save(tmp_path / "picture.jpg")
+    script = f"{classify}\n{draw}\nprint(images.shape, confidence.mean() > 0.1)"
+    environment = os.environ | {"PYTHONPATH": ""}
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    printed = [line for line in done.stdout.splitlines() if line and "step" not in line]
+    assert printed == ["apple", "(10, 32, 32, 3) True"], done.stderr
 
 
 @pytest.mark.slow
