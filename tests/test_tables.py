@@ -63,6 +63,16 @@ def accuracies():
     return groups, pairs, arms
 
 
+def overfitting():
+    """Return, for each group of runs, training accuracies (%) and how far test ones are below."""
+    runs = comparison.frame(list(records.read("cifar100", published=True).values()))
+    found = []
+    for group in comparison.groups(runs):
+        found.append((100 * group["train_accuracy"]).tolist())
+        found.append((100 * (group["train_accuracy"] - group["test_accuracy"])).tolist())
+    return found
+
+
 def differences(arm, control):
     return [arm[seed] - control[seed] for seed in sorted(arm.keys() & control.keys())]
 
@@ -93,7 +103,7 @@ def test_every_number_in_a_sentence_is_one_of_the_records(page):
     groups, pairs, arms = accuracies()
     pairs += [[arms[one], arms[other]] for one, other in STUDY.values()]
     gains = facts([differences(*pair) for pair in pairs])
-    others = facts([list(each.values()) for each in (*groups, *arms.values())])
+    others = facts([list(each.values()) for each in (*groups, *arms.values())] + overfitting())
     others += facts([differences(*pair) for pair in itertools.combinations(groups, 2)])
     wrong = []
     for number in set(numbers(PAGES[page])) - CITED:
