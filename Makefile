@@ -1,52 +1,52 @@
-# Another Python: make run PYTHON=python3.12
+# To use another Python: make run PYTHON=python3.12
 SCALES = long fast imagenet wide wide-resnet best gpu
 .PHONY: help run $(SCALES) test quick browser soak fuzz bench study study-smoke lab lint format publish clean
 PYTHON ?= python3
 BIN = .venv/bin
 
-help:  ## this list
+help:  ## show this list
 	@sed -n 's/^$$(SCALES):/$(SCALES):/; /^[a-z]/s/:.*  ## /: /p' Makefile
 
-run: .venv/run  ## the three notebooks, top to bottom, at their defaults
+run: .venv/run  ## run the three notebooks from top to bottom, with their default parameters
 	$(BIN)/python -m tools.run $(if $(DATASET),--dataset $(DATASET)) $(ARGS)
 
-$(SCALES): .venv/run  ## the same at a named scale: recipes.toml
+$(SCALES): .venv/run  ## run notebooks with a recipe from recipes.toml
 	$(BIN)/python -m tools.run $@ $(if $(DATASET),--dataset $(DATASET)) $(ARGS)
 
-test: .venv/dev  ## all tests
+test: .venv/dev  ## run all tests
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
 
-quick: .venv/dev  ## the tests that take no more than a second or so each
+quick: .venv/dev  ## run only the fast tests, of about a second each
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m "not slow" $(ARGS)
 
-browser: .venv/dev  ## notebooks in Jupyter Lab, driven by the system's Chromium
+browser: .venv/dev  ## test the notebooks in Jupyter Lab, with the system's Chromium
 	$(BIN)/python -m pytest tests/browser.py $(ARGS)
 
-soak: .venv/dev  ## twenty kill -9 in a row, for the GAN and the classifier
+soak: .venv/dev  ## kill and resume training twenty times, of the GAN and of the classifier
 	KILLS=20 $(BIN)/python -m pytest -s tests/test_interruptions.py tests/test_gan.py -k killed
 
-fuzz: .venv/dev  ## 3,000 damaged or made-up files
+fuzz: .venv/dev  ## test with 500 damaged or made-up files of each kind
 	CASES=500 $(BIN)/python -m pytest tests/test_fuzz.py
 
-bench: .venv/bench  ## training speed against plain PyTorch, to runs/bench
+bench: .venv/bench  ## compare training speed with plain PyTorch, and write the result to runs/bench
 	$(BIN)/python -m tools.bench $(ARGS)
 
-study: .venv/run  ## what is missing of docs/study.md's runs; it may be stopped and continues
+study: .venv/run  ## train the missing runs of docs/study.md; can be stopped and resumed
 	$(BIN)/python -m tools.study $(ARGS)
 
-study-smoke: .venv/run  ## a few steps of one arm of each kind
+study-smoke: .venv/run  ## try the study with a few steps of one arm of each kind
 	$(BIN)/python -m tools.study --smoke
 
-lab: .venv/run  ## Jupyter in the browser
+lab: .venv/run  ## open the notebooks in Jupyter Lab
 	$(BIN)/python -m jupyter lab notebooks
 
-lint: .venv/dev  ## ruff, notebooks included
+lint: .venv/dev  ## check all code with ruff, including the notebooks
 	$(BIN)/python -m ruff check . && $(BIN)/python -m ruff format --check .
 
 format: .venv/dev
 	$(BIN)/python -m ruff check --fix . && $(BIN)/python -m ruff format .
 
-publish: .venv/run  ## this machine's runs on CIFAR-100 to results/, notebooks/ and the README
+publish: .venv/run  ## copy this machine's CIFAR-100 runs to results/, notebooks/ and the README
 	$(BIN)/python -m tools.publish $(ARGS)
 
 clean:

@@ -1,17 +1,17 @@
 """TrivialAugment (Müller & Hutter, 2021): one random operation of random strength per image.
 
-A strength is from -1 to 1; its range for each operation is the paper's (section 3, the first of its
-two). The operations are Pillow's.
+Strengths are uniform between -1 and 1. Each operation maps them to its range in the paper (section
+3, the first of its two sets of ranges). The operations are Pillow's.
 """
 
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
-GREY = (128, 128, 128)  # what comes in from beyond the edge
+GREY = (128, 128, 128)  # fills what a shifted or rotated image leaves empty
 
 
 def trivial_augment(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Return images `uint8` (n, height, width, 3), each changed by one operation."""
+    """Return images `uint8` (n, height, width, 3), each changed by one random operation."""
     chosen = rng.integers(0, len(OPERATIONS), len(images))
     strengths = rng.uniform(-1, 1, len(images))
     changed = np.empty_like(images)
@@ -21,13 +21,16 @@ def trivial_augment(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def affine(image: Image.Image, across: tuple, down: tuple) -> Image.Image:
-    """Return an image whose pixel (x, y) is that at (across, down) of (x, y, 1)."""
+    """Return an image whose pixel (x, y) is taken from the position (x', y') of `image`.
+
+    `across` holds the three coefficients of x' = a * x + b * y + c, and `down` those of y'.
+    """
     method = Image.Transform.AFFINE
     return image.transform(image.size, method, (*across, *down), fillcolor=GREY)
 
 
 def enhance(kind):
-    """Return an operation that keeps 0.1 to 1.9 of what distinguishes an image."""
+    """Return an operation that applies one of Pillow's enhancers with a factor of 0.1 to 1.9."""
     return lambda image, strength: kind(image).enhance(1 + 0.9 * strength)
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints on disk: one process writes them, whole or not at all, and damage is found."""
+"""Checkpoints on disk: locked by one process, written atomically, and checked for damage."""
 
 import errno
 import json
@@ -11,19 +11,20 @@ import numpy as np
 from core import devices
 from core.files import atomic_write
 
-CHECKPOINTS_KEPT = 2  # so that a damaged one has a predecessor
+CHECKPOINTS_KEPT = 2  # if the newest is damaged, the one before it is used
 NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
 _locks = {}
 
 
 class CheckpointError(RuntimeError):
-    """A folder of checkpoints that must not be used; the message says which one and why."""
+    """Raised when a checkpoint folder cannot be used; the message names it and says why."""
 
 
 def claim(folder: Path) -> None:
-    """Take `folder` for this process, the first of its workers, until it ends or calls `release`.
+    """Lock `folder` for this process until it ends or calls `release`.
 
-    Raises `CheckpointError` if another process has it, or if it cannot be written.
+    Workers other than the first do nothing. Raises `CheckpointError` if another process holds the
+    lock, or if the folder cannot be written. Only warns if the file system has no locks.
     """
     if not devices.is_chief():
         return
@@ -39,18 +40,21 @@ def claim(folder: Path) -> None:
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise CheckpointError(f"{folder} cannot be written: {error}") from error
-        words = "This file system has no locks, so a second run of this notebook is not noticed"
+        words = "The file system has no locks, so a second run of this notebook goes undetected"
         warnings.warn(f"{folder}: {words}.", stacklevel=2)
 
 
 def release(folder: Path) -> None:
-    """Give back a folder taken by `claim`, and the folders within it."""
+    """Unlock `folder`, and the folders within it, after `claim`."""
     for path in [path for path in _locks if path.is_relative_to(Path(folder).resolve())]:
         _locks.pop(path).release()
 
 
 def write(folder: Path, state: dict) -> None:
-    """Write the state of a run after an epoch. A full disk costs the checkpoint, not the run."""
+    """Write the state of a training run to `folder`/<epoch>.npz and remove old checkpoints.
+
+    If this fails, for example because the disk is full, it only warns, so that training continues.
+    """
     if not devices.is_chief():
         return
     path = folder / f"{state['epoch']:05d}.npz"
@@ -62,12 +66,15 @@ def write(folder: Path, state: dict) -> None:
             np.savez(file, state=np.frombuffer(rest.encode(), np.uint8), **arrays)
         remove(folder, CHECKPOINTS_KEPT)
     except OSError as error:
-        words = f"No checkpoint was written to {path}: {error}. The training run goes on."
+        words = f"Could not write the checkpoint {path}: {error}. Training continues without it."
         warnings.warn(words, stacklevel=2)
 
 
 def read(path: Path) -> dict:
-    """Return the state in a checkpoint. Any damage raises, as every array has a checksum."""
+    """Return the state in a checkpoint file.
+
+    Every array has a checksum, so any damage raises an exception, which may be of any type.
+    """
     with np.load(path, allow_pickle=False) as file:
         state = json.loads(file["state"].tobytes())
         state["arrays"] = {"model": [], "optimizer": [], "best": []}
@@ -78,18 +85,18 @@ def read(path: Path) -> dict:
 
 
 def newest(folder: Path) -> dict | None:
-    """Return the state in the newest undamaged checkpoint of a folder, or None."""
+    """Return the state in the newest intact checkpoint of a folder, or None if there is none."""
     for path in sorted(folder.glob("*.npz"), reverse=True):
         try:
             return read(path)
         except Exception as error:  # a damaged archive can raise anything
             reason = f"{type(error).__name__}: {error}"
-            warnings.warn(f"{path} is damaged ({reason}); the one before it is used", stacklevel=4)
+            warnings.warn(f"{path} is damaged ({reason}); trying the one before it", stacklevel=4)
     return None
 
 
 def remove(folder: Path, keep: int) -> None:
-    """Remove all checkpoints of a folder but the newest `keep`, and what a killed run left."""
+    """Remove all but the newest `keep` checkpoints, and partial files that killed runs left."""
     if devices.is_chief():
         old = sorted(folder.glob("*.npz"), reverse=True)[keep:]
         for path in (*old, *folder.glob("*.partial")):

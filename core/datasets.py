@@ -1,4 +1,4 @@
-"""The two datasets by name: "cifar100", and "shapes100", which stands in for it."""
+"""The two datasets by name: "cifar100", and its stand-in "shapes100"."""
 
 from core import cifar100, shapes100
 from core.cifar100 import TITLES, DataError, Dataset
@@ -7,7 +7,10 @@ DATASETS = tuple(TITLES)
 
 
 def load(name: str) -> Dataset:
-    """Return a dataset, downloaded if need be. Raises `DataError` if it is unknown or altered."""
+    """Return a dataset, downloading it if necessary.
+
+    Raises `DataError` if the name is unknown, a file was altered, or the download fails.
+    """
     if name not in DATASETS:
         raise DataError(f"dataset {name!r}: expected one of {', '.join(DATASETS)}")
     return cifar100.load_cifar100() if name == "cifar100" else shapes100.draw_shapes100()
@@ -24,6 +27,6 @@ def run_folder_name(dataset: str, real_fraction: float = 1.0) -> str:
 
 
 def title(dataset: str, real_fraction: float = 1.0) -> str:
-    """Return the words for figures of runs that train on `real_fraction` (0 to 1) of a dataset."""
+    """Return the title of runs that train on `real_fraction` (0 to 1) of a dataset, for figures."""
     share = "" if real_fraction == 1 else f", {real_fraction} of its training images"
     return TITLES[dataset] + share

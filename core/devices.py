@@ -1,4 +1,4 @@
-"""What a training run uses: device, precision, and TensorFlow's strategy for several devices."""
+"""Devices and precision: GPU or CPU, dtype policy, and TensorFlow's distribution strategies."""
 
 import contextlib
 import functools
@@ -24,7 +24,7 @@ elif BACKEND == "jax":
 else:
     import tensorflow as tf
 
-    # It warns of every network that a notebook builds anew; importing it resets the level.
+    # Hides a warning for every network that a notebook rebuilds. The import resets the level.
     logging.getLogger("tensorflow").setLevel("ERROR")
 
 keras.config.set_image_data_format("channels_last")  # whatever ~/.keras/keras.json says
@@ -34,7 +34,7 @@ if core.HEADLESS:
 
 
 def hide_gpus_from_tensorflow() -> None:
-    """Leave the GPU to another backend, where TensorFlow is installed beside it."""
+    """Keep TensorFlow, if it is installed, off the GPU that another backend uses."""
     with contextlib.suppress(ImportError):
         import tensorflow
 
@@ -51,7 +51,7 @@ def has_gpu() -> bool:
 
 
 def device() -> str:
-    """Return the GPU's name, or the number of cores with the processor's name and features."""
+    """Return the name of the GPU or, on a CPU, its number of cores, name and features."""
     if not has_gpu():
         return _processor(Path("/proc/cpuinfo"))
     if BACKEND == "torch":
@@ -63,7 +63,7 @@ def device() -> str:
 
 
 def _processor(info):
-    text = info.read_text(encoding="utf-8") if info.exists() else ""  # Linux alone has this file
+    text = info.read_text(encoding="utf-8") if info.exists() else ""  # exists only on Linux
     names = [line.split(":")[1].strip() for line in text.splitlines() if "model name" in line]
     names.append(platform.processor() or platform.machine())
     features = [word for word in ("avx2", "avx512f", "amx_bf16") if word in text]
@@ -72,12 +72,13 @@ def _processor(info):
 
 
 def set_precision(precision: str = "auto", folder: Path | None = None) -> str:
-    """Set Keras's dtype policy and return its name.
+    """Set Keras's dtype policy to `precision` and return its name.
 
-    "auto" chooses bfloat16 if a convolution is 1.3 times faster in it (on a GPU, where the rest of
-    a network gains too, 1.05 times). The choice is part of what defines a training run, so it is
-    kept in `folder` and reused on the same device. Several workers have to agree, so there "auto"
-    is bfloat16 on a GPU and float32 without one.
+    "auto" chooses "mixed_bfloat16" if it makes a convolution more than 1.3 times as fast (1.05
+    times on a GPU, where the rest of a network gains as well), and otherwise "float32". The
+    precision is part of what defines a training run, so the choice is stored in `folder`, if given,
+    and reused on the same device and backend. Several workers must agree without measuring, so for
+    them "auto" is "mixed_bfloat16" on a GPU and "float32" on a CPU.
     """
     if precision == "auto" and is_multi_worker():
         precision = "mixed_bfloat16" if has_gpu() else "float32"
@@ -89,12 +90,12 @@ def set_precision(precision: str = "auto", folder: Path | None = None) -> str:
 
 def _kept_precision(folder):
     path, here = Path(folder) / "precision.json", {"device": device(), "backend": BACKEND}
-    with contextlib.suppress(OSError, ValueError):  # missing or damaged
+    with contextlib.suppress(OSError, ValueError):  # the file is missing or damaged
         for precision in ("float32", "mixed_bfloat16"):
             if json.loads(path.read_text(encoding="utf-8")) == here | {"precision": precision}:
                 return precision
     precision = _faster_precision()
-    with contextlib.suppress(OSError):  # where it cannot be written, it is measured each time
+    with contextlib.suppress(OSError):  # if it cannot be written, the next call measures again
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(path) as file:
             file.write(json.dumps(here | {"precision": precision}).encode())
@@ -108,14 +109,17 @@ def _faster_precision():
 
 
 def convolution_seconds() -> dict[str, float]:
-    """Return how long a few convolutions take here in float32 and in bfloat16, in seconds."""
-    dtypes = ("float32", "bfloat16")  # in turns, as other programs may slow down either of them
+    """Return the seconds that three convolutions take on this machine, by dtype.
+
+    The keys are "float32" and "bfloat16". Each value is the fastest of eight measurements.
+    """
+    dtypes = ("float32", "bfloat16")  # they take turns, as other programs may slow down either
     turns = [[_seconds(dtype) for dtype in dtypes] for _ in range(8)]
     return dict(zip(dtypes, np.min(turns, axis=0).tolist(), strict=True))
 
 
-def _seconds(dtype):  # for three convolutions
-    n, channels = (1024, 256) if has_gpu() else (64, 64)  # on a GPU, enough to hide its launch time
+def _seconds(dtype):  # the time of three convolutions
+    n, channels = (1024, 256) if has_gpu() else (64, 64)  # a GPU needs more to hide launch times
     images = keras.ops.ones((n, 16, 16, channels), dtype)
     kernel = keras.ops.ones((3, 3, channels, channels), dtype)
     _wait_for(images)
@@ -126,7 +130,7 @@ def _seconds(dtype):  # for three convolutions
     return time.perf_counter() - start
 
 
-def _wait_for(images):  # a GPU answers when all of the tensor has been computed
+def _wait_for(images):  # reading one value waits until a GPU has computed the whole tensor
     keras.ops.convert_to_numpy(keras.ops.cast(images[0, 0, 0, 0], "float32"))
 
 
@@ -136,11 +140,14 @@ if BACKEND != "tensorflow" and has_gpu():
 
 @functools.cache
 def strategy() -> object:
-    """Return the `tf.distribute` strategy to train under. Call it before any other operation."""
+    """Return the `tf.distribute` strategy to train under. Call this before any other operation.
+
+    For other backends, it is an object with one replica, whose `scope` does nothing.
+    """
     if BACKEND != "tensorflow":
         return types.SimpleNamespace(scope=contextlib.nullcontext, num_replicas_in_sync=1)
     if is_multi_worker():
-        return _multi_worker_strategy()  # it waits for the others
+        return _multi_worker_strategy()  # waits until all workers have started
     if len(tf.config.list_physical_devices("GPU")) > 1:
         return tf.distribute.MirroredStrategy()
     return tf.distribute.get_strategy()
@@ -148,14 +155,14 @@ def strategy() -> object:
 
 def _multi_worker_strategy():
     class MultiWorker(tf.distribute.MultiWorkerMirroredStrategy):
-        """TensorFlow's strategy, which reduces the structures that Keras 3 has (issue 20585)."""
+        """A strategy that can reduce the nested structures of Keras 3 (Keras issue 20585)."""
 
         def reduce(self, reduce_op, value, axis=None):
             reduce = super().reduce
 
             def reduce_one(part):
                 local = self.experimental_local_results(part)[0]
-                if local.dtype == tf.uint8:  # images, of which Keras needs only the shape
+                if local.dtype == tf.uint8:  # images; Keras only needs their shape
                     return local
                 return reduce(reduce_op, part, axis if local.shape.rank else None)
 
@@ -170,7 +177,7 @@ def is_multi_worker() -> bool:
 
 
 def is_chief() -> bool:
-    """Return whether this process writes results: it is the first worker, or the only one."""
+    """Return whether this process writes results, because it is the first or the only worker."""
     return _tf_config().get("task", {}).get("index", 0) == 0
 
 

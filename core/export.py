@@ -1,4 +1,4 @@
-"""Trained networks as files that plain Keras loads: its own layers, and weights in float16."""
+"""Save networks in files that plain Keras can load, with its own layers and float16 weights."""
 
 import io
 import json
@@ -16,9 +16,9 @@ from core import layers
 from core.cifar100 import DataError
 from core.files import atomic_write
 
-WEIGHTS = "model.weights.h5"  # in a .keras file, which is a zip archive
-CLASS_NAMES = "class_names.json"  # ours; Keras ignores it
-# What Keras writes into configurations since 3.8, which older versions refuse, and its defaults.
+WEIGHTS = "model.weights.h5"  # inside a .keras file, which is a zip archive
+CLASS_NAMES = "class_names.json"  # added by this project; Keras ignores it
+# Entries of configurations, with their defaults, that Keras writes after 3.8 and that 3.8 rejects.
 NEW_SINCE_KERAS_3_8 = {
     "quantization_config": None, "input_axes": None, "output_axes": None, "ragged": False,
     "renorm": False, "renorm_clipping": None, "renorm_momentum": 0.99,
@@ -26,14 +26,14 @@ NEW_SINCE_KERAS_3_8 = {
 
 
 class NetworkError(RuntimeError):
-    """A network that could not be saved or measured after training; the message says why."""
+    """Raised if a network could not be saved or evaluated after training; the message says why."""
 
 
 def check_classifier(model: keras.Model) -> None:
-    """Refuse an untrained classifier that could not be saved, loaded or measured later.
+    """Check before training that a classifier can be saved, loaded and evaluated.
 
-    Raises `NetworkError` if it cannot be saved and loaded, if the loaded network answers
-    differently, or if its answers to images `uint8` (n, 32, 32, 3) are not probabilities.
+    Raises `NetworkError` if it cannot be saved and loaded, if the loaded network has different
+    outputs, or if the outputs for `uint8` images (n, 32, 32, 3) are not probabilities.
     """
     images = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), np.uint8)
     try:
@@ -41,29 +41,30 @@ def check_classifier(model: keras.Model) -> None:
             loaded = keras.saving.load_model(save(model, Path(folder) / "untrained.keras"))
         outputs = [each(images, training=False) for each in (model, loaded)]
         expected, answers = map(keras.ops.convert_to_numpy, outputs)
-    except Exception as error:  # Keras raises many kinds
+    except Exception as error:  # Keras raises exceptions of many types
         reason = str(error).partition("\n")[0]
         raise NetworkError(
             f"This network could not be saved after training ({reason}). Use Keras layers and "
-            "keras.ops functions rather than Lambda or a subclass of Model, and put "
-            "@keras.saving.register_keras_serializable() above a layer class of your own."
+            "keras.ops functions rather than Lambda or a subclass of Model, and decorate your own "
+            "layer classes with @keras.saving.register_keras_serializable()."
         ) from error
-    if not np.allclose(answers, expected, rtol=0.25, atol=1e-4):  # the model may be in bfloat16
+    if not np.allclose(answers, expected, rtol=0.25, atol=1e-4):  # the model may use bfloat16
         raise NetworkError(
-            "A copy of this network that was saved and loaded answers differently. Does get_config "
-            "of your own layer return all of its arguments?"
+            "After saving and loading, this network has different outputs. Does get_config of your "
+            "own layer return all of its arguments?"
         )
     if (expected < 0).any() or not np.allclose(expected.sum(axis=-1), 1, atol=1e-3):
         raise NetworkError(
             "The outputs of this network are not probabilities, which the loss and the measures "
-            "need: they do not add up to 1. Is the softmax of the last layer missing?"
+            "need: some are negative, or they do not add up to 1. Is the softmax of the last layer "
+            "missing?"
         )
 
 
 def save(model: keras.Model, path: Path, class_names: Sequence[str] = ()) -> Path:
-    """Write a network for plain Keras, rounded to float16 and without optimiser; return `path`.
+    """Save a network for plain Keras, rounded to float16 and without optimiser; return `path`.
 
-    The names of its classes, in the order of its outputs, travel inside the file.
+    The class names, in the order of the outputs, are stored in the same file.
     """
     with tempfile.TemporaryDirectory() as folder:
         full = Path(folder) / "full.keras"
@@ -80,17 +81,20 @@ def save(model: keras.Model, path: Path, class_names: Sequence[str] = ()) -> Pat
 
 
 def class_names(path: Path) -> list[str]:
-    """Return the class names that `save` has put into a network's file. Raises `DataError`."""
+    """Return the class names that `save` has stored in a network's file.
+
+    Raises `DataError` if the file cannot be read or has no class names.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
             names = json.loads(archive.read(CLASS_NAMES))
     except (OSError, KeyError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path} does not say which classes it knows: {error}") from error
+        raise DataError(f"{path} contains no class names: {error}") from error
     return names
 
 
 def _for_older_keras(config: Any) -> Any:
-    """Return a nested configuration without new entries that have their default value."""
+    """Return a nested configuration without the entries that are new and have default values."""
     if isinstance(config, list):
         return [_for_older_keras(each) for each in config]
     if not isinstance(config, dict):
@@ -100,7 +104,7 @@ def _for_older_keras(config: Any) -> Any:
 
 
 def in_keras_layers(model: keras.Model) -> keras.Model:
-    """Return an uncompiled copy of a network in float32 without the layers of core/layers.py."""
+    """Return an uncompiled float32 copy with Keras's layers in place of those of core/layers.py."""
     ends = [each if len(each) > 1 else each[0] for each in (model.inputs, model.outputs)]
     uncompiled = keras.Model(*ends, name=model.name)  # a Sequential has no `input` of its own
     portable = keras.models.clone_model(uncompiled, clone_function=_in_float32, recursive=True)
@@ -117,7 +121,7 @@ def _in_float32(layer):
 
 
 def _in_float16(weights: bytes) -> bytes:
-    """Return an HDF5 file with float16 in place of float32; Keras converts it back on loading."""
+    """Return the bytes of an HDF5 file in float16 instead of float32; Keras converts them back."""
     halved = io.BytesIO()
     with h5py.File(io.BytesIO(weights)) as source, h5py.File(halved, "w") as target:
         source.visititems(lambda name, item: _copy(name, item, target))

@@ -1,4 +1,4 @@
-"""Files that are written completely or not at all, and digests of content."""
+"""Atomic file writing, and digests of contents."""
 
 import contextlib
 import hashlib
@@ -14,9 +14,10 @@ import numpy as np
 
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
-    """Open a binary file that replaces `path` when the `with` block ends; an error leaves no trace.
+    """Open a binary file that replaces `path` when the `with` block ends without an error.
 
-    Raises `OSError` if the disk is full or the folder cannot be written.
+    After an error, `path` is as before and no partial file remains. Raises `OSError` if the disk is
+    full or the folder cannot be written.
     """
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
@@ -32,8 +33,8 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
 def replace(source: Path, target: Path, patience: float = 5.0) -> None:
     """Rename a file or folder, replacing a file at `target`.
 
-    Windows refuses while an indexer or a virus scanner has it open, so it is tried again for
-    `patience` seconds. Raises `OSError`.
+    On Windows, this fails while an indexer or a virus scanner has it open, so it is tried again for
+    `patience` seconds. Raises `OSError` if it still fails.
     """
     end = time.monotonic() + patience
     while True:
@@ -47,7 +48,7 @@ def replace(source: Path, target: Path, patience: float = 5.0) -> None:
 
 
 def array_digest(*arrays: np.ndarray) -> str:
-    """Return one sha256 over the shapes, dtypes and bytes of all arrays, in their order."""
+    """Return the sha256 of the shapes, dtypes and contents of all arrays, in this order."""
     sha = hashlib.sha256()
     for array in arrays:
         sha.update(repr((array.shape, array.dtype.str)).encode())
@@ -56,10 +57,10 @@ def array_digest(*arrays: np.ndarray) -> str:
 
 
 def file_sha256(path: Path) -> str:
-    """Return the sha256 of a file."""
+    """Return the sha256 of a file in hexadecimal digits."""
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def short_digest(value: Any) -> str:
-    """Return sixteen hexadecimal digits of the sha256 of a value that JSON can hold."""
+    """Return the first sixteen hexadecimal digits of the sha256 of a value that JSON can hold."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]

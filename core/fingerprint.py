@@ -1,8 +1,8 @@
-"""The fingerprint of a training run: all that would make it another run if it were changed.
+"""The fingerprint of a training run: a description of everything that defines the run.
 
-core/code_reader.py describes the model, the optimiser, the batches and the callbacks, with all code
-of ours behind them. Installed packages count by version. Whatever cannot be read is listed under
-"unreadable", and then the fingerprint equals no other.
+core/code_reader.py describes the model, the optimiser, the batches and the callbacks, and the code
+of the notebook and this project that they use. Installed packages are described by their versions.
+Whatever cannot be read is listed under "unreadable"; such a fingerprint never equals another one.
 """
 
 import importlib.metadata
@@ -18,20 +18,21 @@ import keras
 from core.code_reader import CodeReader, array_digest_of, installed_distributions
 from core.files import short_digest
 
-# Runs that are compared may differ in their seed, their training images and the number of steps.
+# Runs with the same recipe may differ in their seed, training images and number of steps.
 OF_ONE_RUN = ("first weights", *(
     f"batches.state.{name}" for name in ("images", "labels", "seed", "steps_per_epoch")
 ))  # fmt: skip
-STEPS = ("learning_rate.steps", "learning_rate.config.steps")  # of a schedule
+STEPS = ("learning_rate.steps", "learning_rate.config.steps")  # steps of a schedule
 
 
 def of_training_run(
     model: keras.Model, batches: Any, epochs: int, callbacks=(), replicas: int = 1, **fit_arguments
 ) -> dict:
-    """Return what defines a training run as a dictionary that JSON can hold.
+    """Return the fingerprint of a training run as a dictionary that JSON can hold.
 
-    The model is compiled, and its present weights count. `fit_arguments` are those of `model.fit`.
-    Callbacks with a true attribute `only_watches` do not count.
+    `model` is compiled, and its current weights are included. `replicas` is the number of devices,
+    and `fit_arguments` are those of `model.fit`. Callbacks whose attribute `only_watches` is true
+    are left out.
     """
     reader, backend = CodeReader(model.variables), keras.backend.backend()
     counted = [each for each in callbacks if not getattr(each, "only_watches", False)]
@@ -55,12 +56,15 @@ def of_training_run(
 
 
 def key(fingerprint: dict) -> str:
-    """Return eight hexadecimal digits: equal ones mean the same training run."""
+    """Return eight hexadecimal digits that identify a training run."""
     return short_digest(fingerprint)[:8]
 
 
 def recipe(fingerprint: dict) -> str:
-    """Return eight digits, equal for runs that differ only in seed, training images and steps."""
+    """Return eight hexadecimal digits, equal for runs that differ only in seed, images and steps.
+
+    `OF_ONE_RUN` and `STEPS` list what may differ. The number of epochs may not.
+    """
     kept = {
         path: value for path, value in _leaves(fingerprint)
         if not path.startswith(OF_ONE_RUN) and not path.endswith(STEPS)
@@ -69,7 +73,10 @@ def recipe(fingerprint: dict) -> str:
 
 
 def difference(now: dict, before: dict, most: int = 3) -> str:
-    """Return in words what could not be read or, if all could, what differs."""
+    """Return in words what is unreadable or, if nothing is, what has changed since `before`.
+
+    At most `most` entries are listed.
+    """
     if "unreadable" in now:
         return "; ".join(now["unreadable"][:most])
     new, old = dict(_leaves(now)), dict(_leaves(before))
@@ -82,7 +89,7 @@ def _change(name: str, now: dict, before: dict) -> str:
     words = name.removeprefix("used.")
     if name not in before or name not in now:
         return f"{words} is {'new' if name in now else 'gone'}"
-    if re.fullmatch(r"[0-9a-f]{16}", str(now[name])):  # a digest says nothing to a reader
+    if re.fullmatch(r"[0-9a-f]{16}", str(now[name])):  # a digest would tell a reader nothing
         return f"{words} changed"
     return f"{words} is {now[name]!r}, was {before[name]!r}"
 
@@ -97,7 +104,7 @@ def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _versions(packages: set) -> dict:
-    """Return the version of Python and those of the installed packages among `packages`."""
+    """Return the versions of Python and of those `packages` that are installed."""
     found = {"python": platform.python_version().rpartition(".")[0]}
     for package in sorted(packages):
         for distribution in installed_distributions().get(package, ())[:1]:

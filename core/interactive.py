@@ -1,4 +1,4 @@
-"""What only a person in Jupyter sees: figures that grow during training, and sliders."""
+"""Interactive output in Jupyter: figures that are updated during training, and sliders."""
 
 from collections.abc import Callable
 
@@ -12,7 +12,10 @@ import core
 
 
 class LiveFigure(keras.callbacks.Callback):
-    """Shows the figure that `draw` makes of a history, a dictionary of lists, after each epoch."""
+    """After each epoch, shows the figure that `draw` returns for the history so far.
+
+    The history is a dictionary with one list per metric. Outside Jupyter, nothing is shown.
+    """
 
     only_watches = True
 
@@ -22,7 +25,7 @@ class LiveFigure(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         if not core.HEADLESS and get_ipython() is not None:
-            self.shown = display(HTML(""), display_id=True)  # its place, above what is printed
+            self.shown = display(HTML(""), display_id=True)  # reserves a place above printed lines
 
     def on_epoch_end(self, epoch, logs=None):
         for name, value in (logs or {}).items():
@@ -34,7 +37,11 @@ class LiveFigure(keras.callbacks.Callback):
 
 
 def play(show: Callable, **choices) -> None:
-    """Call `show` with what a reader chooses: a slider for a range, a menu for a list."""
+    """Let the reader choose the arguments of `show`, and call it after every choice.
+
+    `choices` maps the name of each argument to its possible values: a range becomes a slider, and a
+    list a menu. In a headless run, `show` is called once, with the first value of each.
+    """
     if core.HEADLESS:
         show(**{name: values[0] for name, values in choices.items()})
         return

@@ -1,4 +1,4 @@
-"""How good a GAN's images are, and how they look: classifiers, scores and figures."""
+"""Evaluation of a GAN's images: classifiers that judge them, scores, and figures."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +20,10 @@ from core.optimizers import Adam
 
 
 def build_classifier(channels: int) -> keras.Model:
-    """Return a small network for images of 0 to 255, as floats, with a layer named "features"."""
+    """Return a small classifier of 100 classes for float images (n, 32, 32, 3) from 0 to 255.
+
+    `channels` is the width of its first convolution. Its layer "features" is used for the scores.
+    """
     image = keras.Input((32, 32, 3), name="image")
     x = layers.Rescaling(1 / 127.5, offset=-1)(image)
     for width in (channels, 2 * channels, 4 * channels):
@@ -35,7 +38,10 @@ def build_classifier(channels: int) -> keras.Model:
 def train_classifier(
     images: np.ndarray, labels: np.ndarray, folder: Path, epochs: int, seed: int, channels: int = 32
 ) -> keras.Model:
-    """Return a classifier of `uint8` images (n, 32, 32, 3); its checkpoints are in `folder`."""
+    """Train a classifier on `uint8` images (n, 32, 32, 3) and labels `int` (n,), and return it.
+
+    Its checkpoints are stored in `folder`.
+    """
     strategy = devices.strategy()
     batches = Batches(images, labels, 64 * strategy.num_replicas_in_sync, seed=seed)
     rate = keras.optimizers.schedules.CosineDecay(2e-3, epochs * len(batches))
@@ -48,7 +54,10 @@ def train_classifier(
 
 
 class Judge:
-    """Compares generated images with real ones that the classifier was not trained on."""
+    """Compares generated images with real ones, on which the classifier was not trained.
+
+    The real images are `uint8` (n, 32, 32, 3) with labels `int` (n,).
+    """
 
     def __init__(self, classifier: keras.Model, images: np.ndarray, labels: np.ndarray):
         outputs = [classifier.get_layer("features").output, classifier.output]
@@ -63,9 +72,11 @@ class Judge:
         return features, probabilities.argmax(axis=1)
 
     def score(self, images: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-        """Return the Fréchet distance, GAN-test (the share classified as drawn) and the diversity.
+        """Return the scores of generated `uint8` images (n, 32, 32, 3), drawn for `labels` (n,).
 
-        The latter is the mean feature distance of two images of a class over that of real images.
+        `fid` is the Fréchet distance to the real images, `gan_test` the fraction (0 to 1) that is
+        classified as the requested class, and `diversity` the mean feature distance between two
+        images of a class, divided by that of real images.
         """
         features, predicted = self.classify(images)
         return {
@@ -76,7 +87,10 @@ class Judge:
 
 
 class Scorer(keras.callbacks.Callback):
-    """Adds a judge's scores of 5,000 new images to the logs of each epoch, for early stopping."""
+    """Adds a judge's scores of 5,000 generated images to the logs of each epoch.
+
+    Early stopping can monitor them.
+    """
 
     def __init__(self, judge: Judge, seed: int):
         super().__init__()
@@ -89,7 +103,10 @@ class Scorer(keras.callbacks.Callback):
 
 
 class EpochPictures(LiveFigure):
-    """Draws the same classes from the same noise after each epoch; in Jupyter one can watch."""
+    """After each epoch, generates one image per label from the same noise and saves the images.
+
+    In Jupyter, a figure shows them during training. `training.fit` sets the folder of the files.
+    """
 
     def __init__(self, labels: np.ndarray, class_names: Sequence[str], seed: int):
         super().__init__(lambda history: self.figure())
@@ -104,7 +121,7 @@ class EpochPictures(LiveFigure):
         super().on_epoch_end(epoch, logs)
 
     def figure(self, most: int = 8) -> Figure:
-        """Return a figure with one row per epoch; of more than `most` epochs, a selection."""
+        """Return a figure with one row of images per epoch, for at most `most` of the epochs."""
         paths = sorted(self.folder.glob("pictures-*.npy"))
         places = np.unique(np.linspace(0, len(paths) - 1, min(most, len(paths))).astype(int))
         rows = [np.concatenate(list(np.load(paths[place])), axis=1) for place in places]
@@ -118,7 +135,10 @@ class EpochPictures(LiveFigure):
 
 
 def draw_history(history: dict[str, list]) -> Figure:
-    """Return a figure of a GAN's training run: losses, Fréchet distance, and the other scores."""
+    """Return a figure of a GAN's losses, Fréchet distance and other scores by epoch.
+
+    `history` maps each metric to a list with one value per epoch.
+    """
     panels = {
         "loss (epoch mean)": {"discriminator": "d_loss", "generator": "g_loss"},
         "Fréchet distance": {"to the validation images": "fid"},
@@ -136,7 +156,10 @@ def draw_history(history: dict[str, list]) -> Figure:
 
 
 def find_nearest(images: np.ndarray, references: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the distance (n,) to the nearest reference, mirrored or not, and that one's index."""
+    """Return the distance (n,) of each image to its nearest reference, and the index (n,) of that.
+
+    The distance is Euclidean: the smaller of those of the image and of its mirror image.
+    """
     straight = measures.nearest(images, references)
     mirrored = measures.nearest(images[:, :, ::-1], references)
     closer = straight[0] <= mirrored[0]

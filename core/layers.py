@@ -1,4 +1,8 @@
-"""Keras's layers on faster TensorFlow kernels; their numbers differ by rounding."""
+"""Keras's layers on faster TensorFlow kernels.
+
+Results agree with those of Keras's own layers up to rounding, except for the moving variance of
+`BatchNormalization`.
+"""
 
 import os
 
@@ -10,7 +14,7 @@ from core import devices
 if keras.backend.backend() == "tensorflow":
     import tensorflow as tf
 
-ENABLED = True  # False: layers and optimisers are Keras's own; read when a network is called
+ENABLED = True  # False: compute as Keras itself does; read when a network is called
 ONE_CORE_PER_OPERATION = os.environ.get("TF_NUM_INTRAOP_THREADS") == "1"  # see core/__init__.py
 
 
@@ -21,7 +25,10 @@ def on_tensorflow() -> bool:
 
 @keras.saving.register_keras_serializable("core")
 class BatchNormalization(keras.layers.BatchNormalization):
-    """Keras's layer on a fused kernel, whose moving variance divides by n - 1 pixels, not n."""
+    """Keras's layer on a fused kernel.
+
+    The moving variance averages unbiased batch variances, divided by n - 1 pixels instead of n.
+    """
 
     def call(self, inputs, training=None, mask=None):
         is_last_of_four = len(inputs.shape) == 4 and self.axis in (-1, 3)
@@ -50,8 +57,9 @@ class BatchNormalization(keras.layers.BatchNormalization):
 class Conv2D(keras.layers.Conv2D):
     """Keras's layer, made faster on a CPU with TensorFlow.
 
-    Where an operation has one core, the forward pass computes the halves of a batch side by side.
-    In bfloat16, matrix products give the gradient of wide 3x3 kernels on small images.
+    If each operation has one core, the forward pass computes the two halves of a batch in parallel.
+    In bfloat16, the gradient of 3x3 kernels with many channels on small images is computed by
+    matrix products.
     """
 
     def convolution_op(self, inputs, kernel):
@@ -64,7 +72,7 @@ class Conv2D(keras.layers.Conv2D):
 
 @keras.saving.register_keras_serializable("core")
 class Conv2DTranspose(keras.layers.Conv2DTranspose):
-    """Keras's layer, whose forward pass computes the halves of a batch side by side too."""
+    """Keras's layer; like `Conv2D`, it computes the two halves of a batch in parallel."""
 
     def call(self, inputs):
         plain = _is_plain(self) and self.padding == "same" and self.output_padding is None
@@ -76,16 +84,16 @@ class Conv2DTranspose(keras.layers.Conv2DTranspose):
 
 
 def _is_plain(layer):
-    """Return whether a layer is an ordinary convolution that TensorFlow computes on a CPU."""
+    """Return whether a layer is undilated, channels-last and computed by TensorFlow on a CPU."""
     plain = layer.dilation_rate == (1, 1) and layer.data_format == "channels_last"
     return plain and on_tensorflow() and not devices.has_gpu()
 
 
 def _skip_unread_pixels(images, kernel_size, strides):
-    """Return the pixels that a convolution reads, and its strides over them."""
+    """Return the pixels that a convolution reads, and the strides that remain to be applied."""
     if tuple(kernel_size) != (1, 1):
         return images, strides
-    # Given the unread pixels too, oneDNN's gradient crashes on a processor without AVX-512.
+    # With unread pixels in its input, oneDNN's gradient crashes on processors without AVX-512.
     return images[:, :: strides[0], :: strides[1]], (1, 1)
 
 
@@ -132,11 +140,11 @@ def _backprop_filter(images, kernel, upstream, strides, padding):
 
 
 def _in_halves(convolution, images):
-    """Apply a function to both halves of a batch side by side if an operation has one core."""
+    """Apply `convolution` to both halves of a batch in parallel, if each operation has one core."""
     if not ONE_CORE_PER_OPERATION:
         return convolution(images)
     n = tf.shape(images)[0]
-    halves = images[: tf.maximum(n // 2, 1)], images[n // 2 :]  # a single image is in both
+    halves = images[: tf.maximum(n // 2, 1)], images[n // 2 :]  # a single image is in both halves
     return tf.concat([convolution(half) for half in halves], 0)[:n]
 
 
@@ -148,7 +156,7 @@ def _products_are_faster(images, kernel, strides, padding):
 
 
 def _kernel_gradient(images, kernel, upstream):
-    """Return the gradient of a 3x3 kernel: per position, shifted images times `upstream`."""
+    """Return the gradient of a 3x3 kernel as nine products of shifted images and `upstream`."""
     height, width, channels = images.shape[1:]
     padded = tf.pad(images, [[0, 0], [1, 1], [1, 1], [0, 0]])
     upstream = tf.reshape(upstream, [-1, upstream.shape[-1]])

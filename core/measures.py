@@ -1,4 +1,4 @@
-"""Measures of a classifier and of a GAN's images: arrays in, numbers out."""
+"""Measures of classifiers and of GAN images."""
 
 import keras
 import numpy as np
@@ -9,7 +9,10 @@ from core.cifar100 import Dataset
 
 
 def scores(probabilities: np.ndarray, labels: np.ndarray) -> dict:
-    """Return accuracy, top-5, loss (nats) and accuracy per class of probabilities (n, classes)."""
+    """Return test accuracy, top-5 accuracy, loss (nats) and accuracy per class, as in a record.
+
+    `probabilities` are (n, classes) and `labels` `int` (n,). Accuracies lie between 0 and 1.
+    """
     of_label = probabilities[np.arange(len(labels)), labels]
     rank = (probabilities > of_label[:, None]).sum(1)
     predicted = probabilities.argmax(1)
@@ -22,10 +25,11 @@ def scores(probabilities: np.ndarray, labels: np.ndarray) -> dict:
 
 
 def evaluate(model: keras.Model, data: Dataset, train: np.ndarray, validation: np.ndarray) -> tuple:
-    """Return a finished classifier's scores and its test probabilities (n, classes).
+    """Return a trained classifier's scores and its test probabilities (n, classes).
 
-    Of the indices `train`, 10,000 are used. For test_flip_accuracy, each image and its mirror image
-    vote. This reads the test split: call it once, at the end.
+    `train` and `validation` are indices of training images; of `train`, the first 10,000 are used.
+    For `test_flip_accuracy`, the probabilities of each image and its mirror image are added. This
+    reads the test images, so call it only once, at the end.
     """
     train = train[:10_000]
     straight = model.predict(data.x_test, batch_size=500, verbose=0)
@@ -39,7 +43,7 @@ def evaluate(model: keras.Model, data: Dataset, train: np.ndarray, validation: n
 
 
 def accuracy(model: keras.Model, images: np.ndarray, labels: np.ndarray) -> float:
-    """Return the share (0 to 1) of `images` that a classifier classifies correctly."""
+    """Return the fraction (0 to 1) of `images` that a model classifies correctly."""
     return float((model.predict(images, batch_size=500, verbose=0).argmax(1) == labels).mean())
 
 
@@ -50,8 +54,8 @@ def class_accuracy(predicted: np.ndarray, labels: np.ndarray, classes: int = 100
 
 
 def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
-    """Return the Fréchet distance of two sets of features (n, d) (Heusel et al., 2017)."""
-    a, b = np.asarray(a, "float64"), np.asarray(b, "float64")  # sums in bfloat16 stop growing
+    """Return the Fréchet distance between two sets of features (n, d) (Heusel et al., 2017)."""
+    a, b = np.asarray(a, "float64"), np.asarray(b, "float64")  # long sums in bfloat16 stop growing
     covariance_a, covariance_b = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
     values, vectors = np.linalg.eigh(covariance_a)
     root = vectors * np.sqrt(np.clip(values, 0, None)) @ vectors.T
@@ -61,19 +65,22 @@ def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def pair_distances(features: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Return the mean distance of all pairs of features (n, d) of each class; 0 for one image."""
+    """Return the mean Euclidean distance between two images of a class, for each class in `labels`.
+
+    `features` are (n, d) and `labels` (n,). A class with a single image has a distance of 0.
+    """
     pairs = [pdist(np.asarray(features[labels == label], "float64")) for label in np.unique(labels)]
     return np.array([distances.mean() if len(distances) else 0.0 for distances in pairs])
 
 
 def nearest(queries: np.ndarray, references: np.ndarray, chunk: int = 5000) -> tuple:
-    """Return each query's Euclidean distance (n,) to the nearest reference, and its index (n,)."""
+    """Return each query's Euclidean distance (n,) to its nearest reference, and its index (n,)."""
     queries = queries.reshape(len(queries), -1).astype("float32")
     references = references.reshape(len(references), -1)
     best, index = np.full(len(queries), np.inf), np.zeros(len(queries), int)
     for start in range(0, len(references), chunk):
         part = references[start : start + chunk].astype("float32")
-        squares = (part**2).sum(1) - 2 * queries @ part.T  # each query's own square is left out
+        squares = (part**2).sum(1) - 2 * queries @ part.T  # without each query's constant square
         found, smallest = squares.argmin(1), squares.min(1)
         index = np.where(smallest < best, start + found, index)
         best = np.minimum(smallest, best)
@@ -81,15 +88,19 @@ def nearest(queries: np.ndarray, references: np.ndarray, chunk: int = 5000) -> t
 
 
 def memorised_share(generated: np.ndarray, real: np.ndarray) -> float:
-    """Return the share of distances below the 1 % quantile of those of images never seen, `real`.
+    """Return the fraction of `generated` that lies below the 1 % quantile of `real`.
 
-    The distances are those to the nearest training images. Without copies, it is about 0.01.
+    Both are distances (n,) to the nearest training image, of generated images and of real images
+    that were not used for training. If nothing was memorised, the fraction is about 0.01.
     """
     return float((np.asarray(generated) < np.quantile(real, 0.01)).mean())
 
 
 def mean_and_interval(values: np.ndarray, confidence: float = 0.95) -> tuple[float, float]:
-    """Return the mean of two or more values, and half the width of its interval (Student's t)."""
+    """Return the mean of two or more values, and half the width of its confidence interval.
+
+    The interval is based on Student's t distribution. `confidence` lies between 0 and 1.
+    """
     values = np.asarray(values, "float64")
     quantile = scipy.special.stdtrit(len(values) - 1, (1 + confidence) / 2)
     return float(values.mean()), float(quantile * values.std(ddof=1) / len(values) ** 0.5)

@@ -1,4 +1,4 @@
-"""Optimisers and their learning rates: Adam on a fused kernel, Muon, and the one-cycle schedule."""
+"""Adam on a fused kernel, Muon, and the one-cycle learning rate schedule."""
 
 import keras
 from keras import ops
@@ -11,10 +11,10 @@ if keras.backend.backend() == "tensorflow":
 
 @keras.saving.register_keras_serializable("core")
 class Adam(keras.optimizers.Adam):
-    """Keras's Adam on TensorFlow's fused kernel; weight decay touches kernels and embeddings only.
+    """Keras's Adam on TensorFlow's fused kernel; only kernels and embeddings have weight decay.
 
-    If an index of an embedding occurs twice in a batch, its gradients are added before they are
-    squared, as on Keras's other backends; Keras on TensorFlow squares each one.
+    If a batch uses an embedding vector twice, its gradients are added before they are squared, as
+    on Keras's other backends. Keras's own Adam squares each of them on TensorFlow.
     """
 
     def __init__(self, learning_rate=0.001, **arguments):
@@ -40,10 +40,11 @@ class Adam(keras.optimizers.Adam):
 class Muon(keras.optimizers.SGD):
     """Orthogonalised momentum for convolutions (Jordan et al., 2024); SGD for all other weights.
 
-    All singular values of the step of a kernel (inputs x outputs) are near 1. The kernel is then
-    scaled to the norm sqrt(outputs), which the batch normalisation after each convolution undoes.
-    The learning rate is therefore the size of a step relative to the kernel, and weight decay is
-    not needed. Other weights learn at `ratio` times the rate.
+    The momentum of a kernel, as a matrix (height * width * inputs, outputs), is orthogonalised, so
+    that all singular values of the update are near 1. The updated kernel is scaled to the norm
+    sqrt(outputs), which changes no outputs if batch normalisation follows each convolution. The
+    learning rate is therefore the size of an update relative to the kernel, and weight decay is not
+    needed. Other weights use `ratio` times the learning rate.
     """
 
     def __init__(self, learning_rate=0.025, momentum=0.9, nesterov=True, ratio=4.0, **arguments):
@@ -70,7 +71,10 @@ class Muon(keras.optimizers.SGD):
 
 
 def orthogonalize(matrix):
-    """Return `matrix` with singular values near 1; the dtype policy decides the precision."""
+    """Return `matrix` (rows, columns) with its singular values moved close to 1.
+
+    Computes in bfloat16 if the dtype policy does, and otherwise in float32.
+    """
     is_bfloat16 = keras.config.dtype_policy().compute_dtype == "bfloat16"
     x = ops.cast(matrix / (ops.norm(matrix) + 1e-7), "bfloat16" if is_bfloat16 else "float32")
     is_wide = x.shape[0] < x.shape[1]
@@ -83,7 +87,10 @@ def orthogonalize(matrix):
 
 @keras.saving.register_keras_serializable("core")
 class OneCycle(keras.optimizers.schedules.LearningRateSchedule):
-    """A learning rate that rises linearly to `peak` in a part of the steps, and falls linearly."""
+    """A learning rate that rises linearly to `peak` and then falls linearly.
+
+    It rises during the fraction `warmup` (0 to 1) of `steps`.
+    """
 
     def __init__(self, peak: float, steps: int, warmup: float = 0.2):
         self.peak, self.steps, self.warmup = peak, steps, warmup
@@ -91,7 +98,7 @@ class OneCycle(keras.optimizers.schedules.LearningRateSchedule):
     def __call__(self, step):
         number = ops.cast(step, "float32") + 1  # steps are counted from 1 here
         rising = max(1, round(self.warmup * self.steps))
-        falling = self.steps + 1 - rising  # the last rate is not zero yet
+        falling = self.steps + 1 - rising  # so that the last step still has a rate above zero
         fall = ops.clip((self.steps + 1 - number) / falling, 0.0, 1.0)
         return self.peak * ops.minimum(number / rising, fall)
 

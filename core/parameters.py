@@ -1,4 +1,4 @@
-"""The notebooks' parameters: which values each may have, and the check of all of them at once."""
+"""The notebooks' parameters: their allowed values, and a check of all of them at once."""
 
 import difflib
 import re
@@ -8,30 +8,30 @@ from typing import Any
 from core.datasets import DATASETS
 
 PRECISIONS = ("auto", "float32", "mixed_bfloat16", "mixed_float16")
-SOURCES = ("auto", "own", "published")  # of GAN images
+SOURCES = ("auto", "own", "published")  # sources of GAN images
 SWITCH = (True, False)
-PLAIN = (bool, int, float, str, list, tuple, type(None))  # types
+PLAIN = (bool, int, float, str, list, tuple, type(None))  # types of parameters
 
 
 class Name:
-    """Names of training runs: letters, digits and _ that match a pattern."""
+    """Allows names of training runs that match a regular expression; `words` describe it."""
 
     def __init__(self, pattern: str, words: str):
         self.pattern, self.words = re.compile(pattern), words
 
 
 class File:
-    """The path of a file that exists, or an empty text."""
+    """Allows the path of an existing file, or an empty string."""
 
 
-# Notebook 2 adds "_gan" itself, so a name that ends so would meet another run's.
+# Notebook 2 adds "_gan" to the name of its second run, so no other name may end in it.
 RUNS = {
     "gan_synthetic_images": Name(r"gan\w*", "beginning with gan"),
     "vgg16_with_gan": Name(r"vgg16(?!\w*_gan$)\w*", "beginning with vgg16, not ending in _gan"),
     "resnet_baseline": Name(r"resnet\w*", "beginning with resnet"),
 }  # fmt: skip
 
-# A pair of whole numbers or of floats is a range, any other tuple a list of choices.
+# A pair of integers or floats is a range. Any other tuple lists the allowed values.
 LIMITS = {
     "DATASET": DATASETS, "REAL_FRACTION": (0.0025, 1.0), "SEED": (0, 2**31), "RESUME": SWITCH,
     "PRECISION": PRECISIONS, "PICTURE": File(), "EPOCHS": (1, 10_000),
@@ -48,15 +48,15 @@ LIMITS = {
     "IMAGENET_MODEL": ("EfficientNetLite0", "MobileNetV2", "ResNet50V2", "EfficientNetV2B0"),
     "IMAGENET_SIZE": (32, 512), "IMAGENET_EPOCHS": (1, 1000), "IMAGENET_RATE": (1e-8, 1.0),
 }  # fmt: skip
-# These name a run, its files or its source, but do not change what is trained.
+# These name a run or choose what is done and shown, but do not change how a network is trained.
 NOT_IN_TRAINING = ("RUN", "RESUME", "PICTURE", "SYNTHETIC_IMAGES", "TRAIN", "MODELS")
 
 
 def check_parameters(values: dict, notebook: str) -> dict:
-    """Return the parameters among `values`, a notebook's globals: plain values in capitals.
+    """Return the parameters among `values`, a notebook's globals: plain values named in capitals.
 
-    Prints a hint for a name that is nearly a parameter's. Raises `ValueError` naming every wrong
-    value at once.
+    Prints a hint for a name that looks like a misspelt parameter. Raises a `ValueError` that lists
+    all wrong values.
     """
     parameters = {k: v for k, v in values.items() if k.isupper() and isinstance(v, PLAIN)}
     if wrong := wrong_values(parameters, notebook):
@@ -97,7 +97,7 @@ def _is_allowed(value: Any, limit: Any) -> bool:
 
 def _in_words(limit: Any) -> str:
     if isinstance(limit, File):
-        return f"the path of an existing file, as seen from {Path.cwd()}, or ''"
+        return f"the path of an existing file, absolute or relative to {Path.cwd()}, or ''"
     if isinstance(limit, Name):
         return f"letters, digits and _, {limit.words}"
     if _is_range(limit):

@@ -1,4 +1,4 @@
-"""Pictures from files: anything that Pillow reads becomes an image as the networks see it."""
+"""Reads pictures in any format that Pillow supports, and converts them to network inputs."""
 
 from pathlib import Path
 
@@ -9,31 +9,33 @@ import core
 from core.cifar100 import DataError
 
 EXAMPLE = core.ROOT / "docs" / "picture.png"  # drawn for this repository
-MAX_PIXELS = 80_000_000  # a picture of 9,000 x 8,800
+MAX_PIXELS = 80_000_000  # for example, 10,000 x 8,000
 
 
 def read(path: str | Path = "") -> np.ndarray:
-    """Return a picture as `uint8` (32, 32, 3): upright, its middle square, resized with Lanczos.
+    """Return the picture in a file as `uint8` (32, 32, 3).
 
-    Any size and mode will do; "" stands for the example in docs/. Raises `DataError`.
+    It is turned upright, cropped to the square in its middle, and resized with a Lanczos filter.
+    Without a `path`, it is the example in docs/. Raises `DataError` like `open_rgb`.
     """
     picture = open_rgb(Path(path).expanduser() if path else EXAMPLE, MAX_PIXELS)
     return np.asarray(ImageOps.fit(picture, (32, 32), Image.Resampling.LANCZOS), "uint8")
 
 
 def open_rgb(path: Path, max_pixels: int) -> Image.Image:
-    """Return a file as an RGB image. Raises `DataError` that names the file and the reason.
+    """Return the image in a file as an upright RGB image.
 
-    The image is turned as its EXIF data say. The first frame of an animation is used, transparent
-    pixels become white, and 16 bits per channel become eight. Images with 32 bits per channel are
-    refused, because their range is unknown.
+    It is turned as its EXIF data say. Of an animation, the first frame is used; transparent pixels
+    become white, and 16 bits per channel become eight. Raises `DataError`, which names the file and
+    the reason, if there is no image that Pillow can read, if it has more than `max_pixels` pixels,
+    or if it has 32 bits per channel, because the range of such values is unknown.
     """
     try:
         if not path.is_file():  # a folder, a broken link, or a pipe that would never end
             raise ValueError("not a file" if path.exists() else "no such file")
         with Image.open(path) as image:
             if image.width * image.height > max_pixels:
-                limit = f"at most {max_pixels / 1e6:.0f} million are read"
+                limit = f"at most {max_pixels / 1e6:.0f} million are allowed"
                 raise ValueError(f"{image.width}x{image.height} pixels, {limit}")
             image = ImageOps.exif_transpose(image)
             if image.mode in ("I", "F"):

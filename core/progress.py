@@ -1,4 +1,4 @@
-"""What is printed during a training run that nobody watches in Jupyter."""
+"""Printed progress of training runs that are not watched in Jupyter."""
 
 import time
 
@@ -6,7 +6,7 @@ import keras
 
 
 class EpochLine(keras.callbacks.Callback):
-    """Prints one line per epoch, with the minutes that remain at its speed."""
+    """Prints one line per epoch: its duration, the estimated minutes left, and the logs."""
 
     only_watches = True
 

@@ -1,4 +1,4 @@
-"""Records: one JSON file per run, a reader's in runs/ and the published ones in results/."""
+"""Records: one JSON file per run, in runs/ on this machine and, once published, in results/."""
 
 import contextlib
 import functools
@@ -19,11 +19,11 @@ from core.cifar100 import DataError
 from core.files import atomic_write, file_sha256
 
 REQUIRED = {"name", "dataset", "model", "seed", "parameters", "steps", "seconds", "history"}
-READABLE = {"name", "dataset", "seed", "parameters"}  # in every record that was ever published
+READABLE = {"name", "dataset", "seed", "parameters"}  # every published record has these
 
 
 def run_folder(folder_name: str) -> Path:
-    """Return runs/<folder name>, created; workers other than the first get a temporary folder."""
+    """Create and return runs/<folder name>; workers other than the first get a temporary folder."""
     root = core.ROOT if devices.is_chief() else Path(_scratch().name)
     folder = root / "runs" / folder_name
     folder.mkdir(parents=True, exist_ok=True)
@@ -32,7 +32,7 @@ def run_folder(folder_name: str) -> Path:
 
 @functools.cache
 def _scratch() -> tempfile.TemporaryDirectory:
-    return tempfile.TemporaryDirectory()  # the cache keeps it until the process ends
+    return tempfile.TemporaryDirectory()  # the cache keeps it alive until the process ends
 
 
 def checkpoint_folder(folder_name: str, run: str) -> Path:
@@ -41,7 +41,7 @@ def checkpoint_folder(folder_name: str, run: str) -> Path:
 
 
 def environment() -> dict:
-    """Return device, versions, commit and date, as every record holds them."""
+    """Return the device, versions, commit and date, which every record includes."""
     versions = {"python": platform.python_version(), "backend": keras.backend.backend()}
     for package in ("keras", "numpy", "tensorflow", "torch", "jax"):
         with contextlib.suppress(metadata.PackageNotFoundError):
@@ -51,7 +51,10 @@ def environment() -> dict:
 
 
 def _commit() -> str | None:
-    """Return the commit, with "-dirty-" and a digest of changes to code, or None outside git."""
+    """Return the commit hash, or None outside git.
+
+    If code has uncommitted changes, "-dirty-" and a digest of them are appended.
+    """
     code = ("--", "*.py", "notebooks", "requirements.txt", "recipes.toml")
     head = _git("rev-parse", "--short", "HEAD")
     changes = _git("status", "--porcelain", *code) + _git("diff", "HEAD", *code)
@@ -69,9 +72,10 @@ def _git(*words: str) -> str:
 
 
 def write(folder: Path, name: str, **record) -> Path:
-    """Write what a run used and what was measured to `folder`/<name>.json; return that path.
+    """Write the record of a run, with its environment, to `folder`/<name>.json; return that path.
 
-    It is written whole or not at all. Raises `ValueError` if something required is missing.
+    The file is written atomically. Raises `ValueError` if a key of `REQUIRED` is missing or if a
+    number is not finite.
     """
     record = {"name": name} | record | environment()
     if missing := REQUIRED - record.keys():
@@ -83,7 +87,10 @@ def write(folder: Path, name: str, **record) -> Path:
 
 
 def read(folder_name: str, published: bool = False) -> dict[str, dict]:
-    """Return all records in runs/ or results/, by name. Raises `DataError` naming a wrong file."""
+    """Return all records in a folder of runs/ or, if `published`, of results/, by name.
+
+    Raises `DataError`, which names the file, if one is not a record.
+    """
     folders = {core.ROOT / ("results" if published else "runs") / folder_name}
     if not published:  # a worker other than the first also has a folder of its own
         folders.add(run_folder(folder_name))
@@ -95,16 +102,16 @@ def _read_one(path: Path) -> dict:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: expected a record in JSON, found {error}") from error
+        raise DataError(f"{path}: expected a record, but this is not JSON: {error}") from error
     if not isinstance(record, dict) or READABLE - record.keys():
         raise DataError(f"{path}: expected a record with {', '.join(sorted(READABLE))}")
     return record
 
 
 def read_all(folder_name: str) -> list[dict]:
-    """Return the published records, with `source` "published", and this machine's, with "yours".
+    """Return all published records and all of this machine's records.
 
-    A published record that is also this machine's is listed once.
+    Their `source` is "published" or "yours". A record that is both is listed once, as published.
     """
     published, own = read(folder_name, published=True), read(folder_name)
     for name in own.keys() & published.keys():
@@ -116,7 +123,10 @@ def read_all(folder_name: str) -> list[dict]:
 
 
 def find(folder_name: str, file_name: str) -> Path:
-    """Return the path of this machine's file or else the published one. Raises `DataError`."""
+    """Return the path of this machine's file or, if there is none, of the published one.
+
+    Raises `DataError` if neither exists.
+    """
     folders = run_folder(folder_name), core.ROOT / "results" / folder_name
     for folder in folders:
         if (folder / file_name).exists():
@@ -126,14 +136,15 @@ def find(folder_name: str, file_name: str) -> Path:
 
 
 def classifier_files(folder: Path) -> list[Path]:
-    """Return the files of classifiers in a folder."""
+    """Return the network files in a folder that are classifiers, not generators."""
     return sorted(path for path in folder.glob("*.keras") if "_generator" not in path.stem)
 
 
 def image_manifest(folder_name: str, run: str, **changes) -> dict:
-    """Return what the manifest of a GAN's images takes from its record; drawing has `changes`.
+    """Return the entries that a manifest of GAN images takes from the record of the GAN.
 
-    Raises `DataError` if the generator is not that of the record.
+    `changes` are the parameters that differ when the images are drawn. Raises `DataError` if the
+    generator's file is not the one in the record.
     """
     record = _read_one(find(folder_name, f"{run}.json"))
     generator = find(folder_name, f"{run}_generator.keras")

@@ -1,4 +1,4 @@
-"""shapes100, the stand-in for CIFAR-100: drawn in a second, so that everything runs without it."""
+"""shapes100, a stand-in for CIFAR-100 that is drawn in a second and needs no download."""
 
 import hashlib
 
@@ -9,7 +9,7 @@ from core.cifar100 import Dataset
 from core.streams import random_stream
 
 COLOURS = ("red", "yellow", "green", "blue", "white")
-OUTLINES = {  # the corners: angles in degrees, and distances from the centre, repeated as needed
+OUTLINES = {  # corners: angles in degrees, and distances from the centre in radii, repeated
     "circle": (np.arange(24) * 15, [1]), "half disc": (np.arange(13) * 15, [1]),
     "triangle": (np.arange(3) * 120 - 90, [1]), "square": (np.arange(4) * 90 - 45, [1]),
     "diamond": (np.arange(4) * 90, [0.7, 1.1]), "hexagon": (np.arange(6) * 60, [1]),
@@ -23,7 +23,7 @@ CLASS_NAMES = [f"{colour} {shape}" for shape in SUPERCLASS_NAMES for colour in C
 
 
 def draw_shapes100(train_per_class: int = 50, test_per_class: int = 10, seed: int = 0) -> Dataset:
-    """Return the stand-in: 20 shapes in 5 colours, by default a tenth of CIFAR-100's size."""
+    """Return the stand-in: 20 shapes in 5 colours, by default a tenth of the size of CIFAR-100."""
     rng = random_stream("shapes100", seed)
     y_train = rng.permutation(np.repeat(np.arange(100), train_per_class))
     y_test = rng.permutation(np.repeat(np.arange(100), test_per_class))

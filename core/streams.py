@@ -1,4 +1,4 @@
-"""Random streams that never collide: each purpose has its own."""
+"""Random streams: each purpose has its own, independent of the others."""
 
 import zlib
 
@@ -6,10 +6,10 @@ import numpy as np
 
 
 def random_stream(purpose: str, *numbers: int) -> np.random.Generator:
-    """Return a generator that depends on its arguments alone, such as ("order", seed, epoch).
+    """Return a random generator that depends only on its arguments, such as ("order", seed, epoch).
 
-    NumPy pads seeds with zeros, so (seed, epoch) and (seed, epoch, 0) would be one stream. Here a
-    checksum of the purpose comes first, so two purposes never share a stream. One purpose must
-    always be given the same count of numbers.
+    A checksum of the purpose is part of the seed, so two purposes never share a stream. Calls with
+    the same purpose must always give the same number of `numbers`: NumPy pads seeds with zeros, so
+    (seed, epoch) and (seed, epoch, 0) are the same stream.
     """
     return np.random.default_rng((zlib.crc32(purpose.encode()), *numbers))

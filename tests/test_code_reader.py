@@ -95,7 +95,7 @@ UNREADABLE = {
     "int(os.environ['K'])": "loss uses environ",
     "LOCK and 1": "LOCK is a lock whose state cannot be read",
     "__import__('os').getpid()": "loss uses __import__",
-    "getattr(helpers, 'dou' + 'ble')(1)": "getattr may reach any part of helpers",
+    "getattr(helpers, 'dou' + 'ble')(1)": "getattr may access any attribute of helpers",
     "READ()['K']": "READ is globals",
 }
 

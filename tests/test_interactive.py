@@ -118,7 +118,7 @@ def test_a_picture_is_classified_by_the_only_network_or_by_a_given_one(
     export.save(network(100), folder / "a.keras", datasets.class_names("cifar100"))
     (folder / "gan_generator.keras").touch()  # no classifier
     title, *likely = classified()
-    assert "the likeliest of the network's 100 classes" in title
+    assert "the most likely of the network's 100 classes" in title
     names = {name.replace("_", " ") for name in datasets.class_names("cifar100")}
     assert len(likely) == 5
     assert {line.partition("%  ")[2] for line in likely} < names
@@ -126,9 +126,9 @@ def test_a_picture_is_classified_by_the_only_network_or_by_a_given_one(
     refused(r"found a\.keras, b\.keras\. Name one with --network")
     assert all("%  class " in line for line in classified("--network", folder / "b.keras")[1:])
     network(100).save(folder / "b.keras")  # by plain Keras: nobody knows its classes
-    refused("b.keras does not say which classes it knows", "--network", folder / "b.keras")
+    refused("b.keras contains no class names", "--network", folder / "b.keras")
     (folder / "b.keras").write_text("not a network", encoding="utf-8")
-    refused("b.keras does not say which classes it knows", "--network", folder / "b.keras")
+    refused("b.keras contains no class names", "--network", folder / "b.keras")
     export.save(network(7), folder / "b.keras", ["a"])
     refused("b.keras: not a classifier that Keras can load", "--network", folder / "b.keras")
     picture.write_bytes(b"not a picture")

@@ -50,7 +50,7 @@ def test_a_file_is_looked_for_before_hours_of_training(tmp_path, monkeypatch):
     (tmp_path / "cat.jpg").touch()
     for path in ("", "cat.jpg", str(tmp_path / "cat.jpg"), "~/cat.jpg"):
         check_parameters({"PICTURE": path}, VGG)
-    words = "PICTURE = 'dog.jpg': expected the path of an existing file, as seen from"
+    words = "PICTURE = 'dog.jpg': expected the path of an existing file, absolute or relative to"
     with pytest.raises(ValueError, match=f"{words} {tmp_path}"):
         check_parameters({"PICTURE": "dog.jpg"}, VGG)
 

@@ -107,7 +107,7 @@ def test_images_and_a_network_are_published_only_on_request(project, monkeypatch
 
 
 def test_a_notebook_of_other_or_unfinished_code_is_not_published(tmp_path, capsys):
-    other = "the present notebook has other code"
+    other = "the current notebook has different code"
     unfinished, uncommitted = "the run failed or did not finish", "its code was not committed"
     dirty = [nbformat.v4.new_output("stream", text="'commit': 'abc-dirty-12345678'")]
     parameters = nbformat.v4.new_code_cell("EPOCHS = 3", execution_count=4)

@@ -41,16 +41,16 @@ def test_one_notebook_can_be_run_alone_and_a_default_run_overrides_nothing(monke
 @pytest.mark.parametrize(
     ("command", "words"),
     [
-        ("-p EPOCS 3", "unknown parameter EPOCS; .*Did you mean EPOCHS?"),
+        ("-p EPOCS 3", "Unknown parameter EPOCS. .*Did you mean EPOCHS?"),
         ("-p epochs 3", "Did you mean EPOCHS?"),
-        ("-p WIDTH wide", "vgg16_with_gan, wrong parameters"),
-        ("-p DEPTH 9", "resnet_baseline, wrong"),
+        ("-p WIDTH wide", "Wrong parameters for vgg16_with_gan"),
+        ("-p DEPTH 9", "Wrong parameters for resnet_baseline"),
         ("-p RUN vgg16_mine", "(?s)gan_synthetic_images.*beginning with gan.*--only NOTEBOOK"),
         ("-p RUN ../vgg16", "letters, digits and _"),
         (f"--only {VGG16} --seeds 0 -1", "SEED = -1: expected a whole number"),
-        (f"--only {RESNET} -p WIDTH 0.5", "parameter WIDTH; resnet_baseline have BATCH_SIZE"),
+        (f"--only {RESNET} -p WIDTH 0.5", "WIDTH. Parameters of resnet_baseline: BATCH_SIZE"),
         ("-p DATASET mnist", "DATASET = 'mnist'"),
-        ("gpu", "make gpu needs a GPU, and none"),
+        ("gpu", "make gpu needs a GPU, and there is none"),
     ],
 )
 def test_a_wrong_name_or_value_is_refused_before_anything_runs(monkeypatch, command, words):
@@ -118,7 +118,7 @@ def test_a_comment_may_hold_an_equals_sign_and_a_later_value_is_named(
     command = ("--dataset", "cifar100", "--only", VGG16, "-p", "EPOCHS", "1")
     assert started(monkeypatch, *command) == [(VGG16, "cifar100", {"EPOCHS": 1})]
     number = len(cells.code_cells(notebook))
-    words = f"{VGG16}: code cell {number} sets EPOCHS = 2, and that value counts\n"
+    words = f"{VGG16}: code cell {number} sets EPOCHS = 2, which overrides the parameter\n"
     assert words in capsys.readouterr().out
 
 
@@ -167,7 +167,7 @@ def test_a_run_that_fails_leaves_the_notebook_of_the_one_that_passed(project, mo
     assert "They help." in capsys.readouterr().out
     made = project / "runs" / "shapes100" / "notebooks"
     passed = (made / "one.ipynb").read_text(encoding="utf-8")
-    killed = "its process died, killed or out of memory. The same command continues"
+    killed = "its process was killed or ran out of memory. Run the same command again"
     for source, words in (
         ("import os\nos.kill(os.getpid(), 9)", f"FAILED one: {killed}"),
         ("1 / 0", "FAILED one, In [2]\nZeroDivisionError"),
@@ -231,7 +231,7 @@ def test_a_folder_that_cannot_be_written_is_named(monkeypatch):
     def fail(*what):
         raise PermissionError(13, "Permission denied", "runs")
 
-    with pytest.raises(SystemExit, match=r"cannot go on: \[Errno 13\] Permission denied: 'runs'"):
+    with pytest.raises(SystemExit, match=r"continue: \[Errno 13\] Permission denied: 'runs'"):
         started(monkeypatch, "--dataset", "shapes100", execute=fail)
 
 
@@ -247,5 +247,5 @@ def test_without_dataset_and_network_the_stand_in_is_taken_loudly(project, monke
 
 def test_an_altered_dataset_is_not_replaced_by_the_stand_in(project, monkeypatch):
     monkeypatch.setenv("CIFAR100_DIR", str(project))
-    with pytest.raises(SystemExit, match="expected the files"):
+    with pytest.raises(SystemExit, match="expected the official files"):
         run.choose_dataset()

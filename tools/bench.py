@@ -1,7 +1,7 @@
 """Compare training speed with plain PyTorch: `make bench`.
 
-All networks take turns of a few steps, in an order that changes, so that a slow minute of the
-machine affects each of them. Medians are compared.
+For each network, Keras and several versions in PyTorch take turns of a few steps, in random order,
+so that a slow minute of the machine affects all of them. Their medians are compared.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from tools import cells
 
 NETWORKS = ("VGG-16 x1", "VGG-16 x0.5", "VGG-16 x0.25", "ResNet-20", "GAN")
 PEERS = ["torch float32", "torch bfloat16", "torch compiled float32", "torch compiled bfloat16"]
-BATCH_SIZE, NOISE_SIZE = 64, 64  # as in tools/peers.py
+BATCH_SIZE, NOISE_SIZE = 64, 64  # the same as in tools/peers.py
 STEPS, TURNS = 20, 9
 PIXELS = {"mean": np.full(3, 120.0), "variance": np.full(3, 4000.0)}
 
@@ -48,8 +48,8 @@ def build(network):
 
 
 def keras_runner(network, steps):
-    """Return a function that trains for some steps and returns the seconds per step."""
-    rng, n = np.random.default_rng(0), 10_000  # too many images for the processor's cache
+    """Return a function that trains `network` for `steps` steps and returns seconds per step."""
+    rng, n = np.random.default_rng(0), 10_000  # more images than the processor's cache holds
     images, labels = rng.integers(0, 256, (n, 32, 32, 3), np.uint8), rng.integers(0, 100, n)
     noise_size = NOISE_SIZE if network == "GAN" else 0
     batches = Batches(images, labels, BATCH_SIZE, noise_size=noise_size, steps_per_epoch=steps)
@@ -66,9 +66,10 @@ def keras_runner(network, steps):
 
 
 def peer_runner(network, kind, steps):
-    """Return such a function for one of PEERS; it fails if PyTorch cannot run it on this machine.
+    """Return such a function for the PyTorch version `kind`, one of PEERS.
 
-    PyTorch has a process of its own, as it takes 1.6 times as long in one where TensorFlow trains.
+    It raises `BrokenPipeError` or `StopIteration` if PyTorch cannot run this version on this
+    machine. PyTorch has a process of its own, because in TensorFlow's it takes 1.6 times as long.
     """
     command, pipe = [sys.executable, "-m", "tools.peers", network, kind], subprocess.PIPE
     process = subprocess.Popen(command, cwd=core.ROOT, stdin=pipe, stdout=pipe, encoding="utf-8")
@@ -82,13 +83,16 @@ def peer_runner(network, kind, steps):
 
 
 def take_turns(runners, repeats):
-    """Return the median result of each function by name, without those that fail."""
+    """Return the median result of `repeats` calls of each function, by name.
+
+    Functions that fail are left out. The first call of each is a warm-up and does not count.
+    """
     rng, results = np.random.default_rng(0), {name: [] for name in runners}
     for _ in range(1 + repeats):
         for name in rng.permutation(list(results)):
             try:
                 results[name].append(runners[name]())
-            except (BrokenPipeError, StopIteration):  # PyTorch's process has ended
+            except (BrokenPipeError, StopIteration):  # the PyTorch process has ended
                 print(f"{name} does not work on this machine and is left out.")
                 del results[name]
     return {name: float(np.median(values[1:])) for name, values in results.items()}
@@ -107,7 +111,12 @@ def report(record):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", choices=NETWORKS, action="append", help="print its row alone")
+    parser.add_argument(
+        "--only",
+        choices=NETWORKS,
+        action="append",
+        help="measure only this network (can be repeated)",
+    )
     parser.add_argument("--precision", choices=parameters.PRECISIONS, default="auto")
     chosen = parser.parse_args()
     precision = devices.set_precision(chosen.precision)

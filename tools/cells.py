@@ -1,4 +1,4 @@
-"""The notebooks' own code, for programs and tests: what they measure is what a reader runs."""
+"""Reads the notebooks' code, so that programs and tests use exactly what a reader runs."""
 
 import ast
 import contextlib
@@ -22,7 +22,7 @@ def code_cells(notebook: nbformat.NotebookNode) -> list:
 
 
 def syntax(cell) -> ast.AST:
-    """Return the syntax tree of a cell; that of a cell with commands for IPython is its text."""
+    """Return the syntax tree of a cell or, if it has IPython commands, its text as a constant."""
     try:
         return ast.parse(cell.source)
     except SyntaxError:
@@ -30,12 +30,12 @@ def syntax(cell) -> ast.AST:
 
 
 def tagged(notebook: str, tag: str) -> list[str]:
-    """Return the sources of a notebook's cells with that tag."""
+    """Return the sources of a notebook's code cells with that tag."""
     return [cell.source for cell in read(notebook) if tag in cell.metadata.get("tags", [])]
 
 
 def parameters(notebook: str) -> dict:
-    """Return a notebook's parameters and their defaults."""
+    """Return a notebook's parameters and their default values."""
     space = {}
     for source in tagged(notebook, "parameters"):
         exec(source, space)
@@ -43,12 +43,12 @@ def parameters(notebook: str) -> dict:
 
 
 def define(notebook: str, **names) -> dict:
-    """Return all that a notebook imports and defines in cells tagged imports, parameters, define.
+    """Execute a notebook's cells tagged imports, parameters and define, and return their globals.
 
-    `names` override its parameters, and stand for what its functions take from other cells.
+    `names` override its parameters, and provide globals that its functions take from other cells.
     """
     space = {"__name__": "__main__"}
-    with contextlib.chdir(FOLDER), contextlib.redirect_stdout(None):  # the folder as in Jupyter
+    with contextlib.chdir(FOLDER), contextlib.redirect_stdout(None):  # same folder as in Jupyter
         for source in tagged(notebook, "imports") + tagged(notebook, "parameters"):
             exec(source, space)
         space |= names

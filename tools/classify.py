@@ -1,6 +1,6 @@
-"""Classify a picture with the published network or yours: `python -m tools.classify picture.jpg`.
+"""Classify a picture with the published network or another: `python -m tools.classify picture.jpg`.
 
-Neither CIFAR-100 nor training is needed. Without a picture it uses one that we drew.
+This needs neither CIFAR-100 nor training. Without a picture, it classifies the example in docs/.
 """
 
 import argparse
@@ -15,12 +15,12 @@ from core.cifar100 import DataError
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("picture", nargs="?", default=pictures.EXAMPLE, help="any image file")
-    parser.add_argument("--network", type=Path, help="such as runs/cifar100/vgg16.keras")
+    parser.add_argument("--network", type=Path, help="a file such as runs/cifar100/vgg16.keras")
     arguments = parser.parse_args()
     try:
         image = pictures.read(arguments.picture)
         network = arguments.network or published_network()
-        from core import export  # a mistyped name above is refused without loading Keras
+        from core import export  # the checks above do not need it
 
         names = export.class_names(network)
     except DataError as error:
@@ -29,9 +29,9 @@ def main() -> None:
         probabilities = export.keras.saving.load_model(network).predict(image[None], verbose=0)[0]
         best = probabilities.argsort()[::-1][:5]
         likeliest = [(names[label].replace("_", " "), probabilities[label]) for label in best]
-    except Exception as error:  # Keras raises many kinds
+    except Exception as error:  # Keras raises exceptions of many types
         sys.exit(f"{network}: not a classifier that Keras can load ({error!s:.150})")
-    print(f"{arguments.picture}: the likeliest of the network's {len(names)} classes")
+    print(f"{arguments.picture}: the most likely of the network's {len(names)} classes")
     for name, probability in likeliest:
         print(f"{probability:6.1%}  {name}")
 

@@ -1,4 +1,4 @@
-"""The README's picture of the published images."""
+"""The figure of published images in the README."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ CLASSES = (
 
 
 def gallery(path: Path) -> None:
-    """Draw the first eight published images of ten classes, whatever they look like."""
+    """Draw the first eight published images of ten classes each, and save the figure to `path`."""
     names = datasets.class_names("cifar100")
     images, labels, _ = synthetic.load(synthetic.choose("cifar100", "published")[0], names)
     figure = Figure(figsize=(10, 8.3), layout="constrained")

@@ -1,4 +1,4 @@
-"""The notebooks' networks in plain PyTorch, for `make bench`. Called, each returns its loss."""
+"""The notebooks' networks in plain PyTorch, for `make bench`. When called, they return the loss."""
 
 import sys
 import time
@@ -10,7 +10,7 @@ from torch.nn import functional
 from torch.nn.utils.parametrizations import spectral_norm
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-BATCH_SIZE, NOISE_SIZE = 64, 64  # as in tools/bench.py
+BATCH_SIZE, NOISE_SIZE = 64, 64  # the same as in tools/bench.py
 
 
 def convolution(inputs, outputs, size=3, stride=1):
@@ -110,7 +110,10 @@ class GAN(nn.Module):
 
 
 def main(network, kind):
-    """Take as many steps as each line of standard input says; print the seconds per step."""
+    """Train for as many steps as each line of standard input says; print the seconds per step.
+
+    It takes fewer steps if they would last more than three seconds.
+    """
     others = {"GAN": GAN, "ResNet-20": resnet20}
     model = others[network]() if network in others else vgg16(float(network.split("x")[1]))
     model.to(DEVICE, memory_format=torch.channels_last)
@@ -121,7 +124,7 @@ def main(network, kind):
     label = torch.randint(0, 100, (BATCH_SIZE,), device=DEVICE)
     for line in sys.stdin:
         start, taken = time.perf_counter(), 0
-        while taken < int(line) and time.perf_counter() - start < 3:  # bfloat16 may be slow
+        while taken < int(line) and time.perf_counter() - start < 3:  # bfloat16 can be slow
             optimizer.zero_grad()
             with torch.autocast(DEVICE, torch.bfloat16, enabled="bfloat16" in kind):
                 loss = model(images, label)

@@ -1,8 +1,9 @@
-"""Publish: `make publish` copies this machine's runs on CIFAR-100 into the repository.
+"""Copy this machine's runs on CIFAR-100 into the published part of the repository: `make publish`.
 
-Records, figures and generators go from runs/ to results/, executed notebooks without real images
-to notebooks/, and the tables of the README and the docs are filled. Images and networks stay in
-everybody's clone for good, so they are copied on request only. No other program writes there.
+Records, figures and generators go from runs/ to results/, and executed notebooks, without real
+images, to notebooks/. The tables of the README and the docs are updated. GAN images and classifiers
+are copied only on request, because they stay in every clone permanently. No other program changes
+published files.
 """
 
 import argparse
@@ -22,13 +23,13 @@ from core import records
 from core.parameters import NOT_IN_TRAINING
 from tools import cells, figures, run, tables
 
-LARGEST_PNG = 200_000  # characters in base64; photographs fill most of a larger one
+LARGEST_PNG = 200_000  # base64 characters; a larger PNG is mostly photographs
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--images", action="store_true", help="publish notebook 1's images, too")
-    parser.add_argument("--network", help="publish this classifier in place of the present one")
+    parser.add_argument("--images", action="store_true", help="also publish notebook 1's images")
+    parser.add_argument("--network", help="publish this classifier instead of the current one")
     arguments = parser.parse_args()
     runs, results = core.ROOT / "runs" / "cifar100", core.ROOT / "results" / "cifar100"
     copy_results(runs, results)
@@ -57,10 +58,10 @@ def read(path: Path) -> dict:
 
 
 def copy_results(runs: Path, results: Path):
-    """Copy the records of named scales, and the figures and generators of those with seed 0."""
+    """Copy the publishable records, and the figures and generators of those with seed 0."""
     kept = [path for path in sorted(runs.glob("*.json")) if is_publishable(path)]
     if not kept:
-        return  # the figure that compares runs would show unpublished ones
+        return  # the figure that compares runs would only show unpublished ones
     results.mkdir(parents=True, exist_ok=True)
     first = [path for path in kept if read(path)["seed"] == 0]
     shown = {path.stem.removesuffix("_gan") for path in first} | {"comparison", "pairs"}
@@ -74,41 +75,42 @@ def copy_results(runs: Path, results: Path):
 
 
 def is_publishable(path: Path) -> bool:
-    """Whether a record is of committed code, at the defaults or a named scale; says so if not.
+    """Return whether a record may be published; if not, print a message.
 
-    A record with a picture of somebody's own is not: its path and its content would be published.
+    It may if its code was committed and if its parameters are the defaults or those of a recipe. It
+    may not if a user's own picture was classified: the path and the picture would be published.
     """
     record = read(path)
     own, defaults = record["parameters"], cells.parameters(record["notebook"])
-    scales = [{}]  # what recipes for its notebook change in the defaults; first: nothing
+    scales = [{}]  # changes of the defaults: first none, then those of each recipe
     for recipe in run.recipes().values():
         if record["notebook"] in recipe.get("notebooks", ()):
             scales.append(recipe["parameters"] | recipe.get(record["notebook"], {}))
     named = any(is_same_scale(own, defaults | changes) for changes in scales)
     if named and is_committed(record) and not own.get("PICTURE"):
         return True
-    print(f"{path.name}: not published: no recipe has its parameters, its code was not committed, "
-          "or it shows your picture")  # fmt: skip
+    print(f"{path.name}: not published: its parameters are neither the defaults nor a recipe's, "
+          "its code was not committed, or it shows your picture")  # fmt: skip
     return False
 
 
 def is_same_scale(own: dict, scale: dict) -> bool:
-    """Whether a run's own parameters are those of a scale, apart from its seed."""
+    """Return whether a run's `own` parameters are those of a scale, apart from the seed."""
     compared = scale.keys() - {*NOT_IN_TRAINING, "SEED"}
     same = all(own.get(name) == scale[name] for name in compared)
     return same and own["RUN"] == run.run_name_of_seed(scale["RUN"], own["SEED"])
 
 
 def is_committed(record: dict) -> bool:
-    """Whether a record is of code that others have: a commit, and nothing besides."""
+    """Return whether a record was made by committed code, without uncommitted changes."""
     return "dirty" not in (record["commit"] or "dirty")
 
 
 def publish_notebook(executed: Path, target: Path):
-    """Give a notebook the outputs of its executed copy, or say why not.
+    """Copy the outputs of an executed notebook to the published one, `target`, or print why not.
 
-    The text around the code and its comments may have been edited since. Outputs that show real
-    images and TensorFlow's start-up lines (standard error) are left out.
+    Text and comments may have been edited since it was executed, but not code. Outputs that show
+    real images, and standard error, where TensorFlow prints messages at its start, are left out.
     """
     made, notebook = (nbformat.read(path, 4) for path in (executed, target))
     new, old = map(cells.code_cells, (made, notebook))
@@ -118,7 +120,7 @@ def publish_notebook(executed: Path, target: Path):
     if "-dirty-" in str([cell.outputs for cell in new]):
         return print(f"{executed.name}: not published: its code was not committed")
     if [code(cell) for cell in new] != [code(cell) for cell in old]:
-        return print(f"{executed.name}: not published: the present notebook has other code")
+        return print(f"{executed.name}: not published: the current notebook has different code")
     for cell, executed_cell in zip(old, new, strict=True):
         shown = [] if "real-images" in cell.metadata.get("tags", []) else executed_cell.outputs
         cell.outputs = [each for each in shown if each.get("name") != "stderr"]
@@ -129,12 +131,12 @@ def publish_notebook(executed: Path, target: Path):
 
 
 def code(cell) -> str:
-    """Return what a cell does, whatever its comments and line breaks."""
+    """Return a cell's syntax tree as text, which does not depend on comments and line breaks."""
     return ast.dump(cells.syntax(cell))
 
 
 def as_jpeg(data: dict):
-    """Replace a large PNG in a cell's output by a JPEG, so that notebooks stay small."""
+    """Replace a large PNG in the data of an output by a JPEG, so that notebooks stay small."""
     if len(data.get("image/png", "")) > LARGEST_PNG:
         image = Image.open(io.BytesIO(base64.b64decode(data.pop("image/png")))).convert("RGB")
         buffer = io.BytesIO()

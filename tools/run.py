@@ -1,7 +1,7 @@
-"""Run the notebooks from top to bottom without Jupyter, at their defaults or at a named scale.
+"""Run the notebooks from top to bottom without Jupyter, with default parameters or a recipe's.
 
-`make run` and `make wide` call it. Records, figures, networks and executed notebooks go to runs/,
-images to synthetic_images/runs/; what is published stays as it is.
+`make run`, `make wide` and so on call this program. Records, figures, networks and executed
+notebooks are written to runs/, and images to synthetic_images/runs/. Published files do not change.
 """
 
 import argparse
@@ -29,13 +29,13 @@ from core import cifar100, datasets
 from core.parameters import wrong_values
 from tools import cells
 
-NOT_A_SCALE = ("defaults", "stand-in")  # in recipes.toml
-LONGEST_SOCKET_FOLDER = 80  # characters, of the 107 that a socket's path may have
-CONTINUE = "The same command continues from the newest checkpoint."
+NOT_A_SCALE = ("defaults", "stand-in")  # tables in recipes.toml that are not recipes
+LONGEST_SOCKET_FOLDER = 80  # characters; the whole path of a socket may have 107
+CONTINUE = "Run the same command again to continue from the newest checkpoint."
 NO_DATASET = """\
 CIFAR-100 is not on this machine, and it could not be downloaded: see runs/download.log. This run
-uses the built-in stand-in shapes100 instead: its results say NOTHING about CIFAR-100. To use the
-dataset, set CIFAR100_DIR to the folder of its files train, test and meta.
+uses the built-in stand-in shapes100 instead: its results say NOTHING about CIFAR-100. To use
+CIFAR-100, set CIFAR100_DIR to the folder that holds its files train, test and meta.
 """
 
 
@@ -44,40 +44,46 @@ def main() -> int:
     about = "; ".join(f"{name}: {recipe['about']}" for name, recipe in named.items())
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("recipe", nargs="?", choices=named, help=about)
-    parser.add_argument("--dataset", choices=datasets.DATASETS, help="cifar100 if it can be had")
+    parser.add_argument(
+        "--dataset",
+        choices=datasets.DATASETS,
+        help="default: cifar100 if it is found or can be downloaded",
+    )
     parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"))
-    parser.add_argument("--seeds", nargs="+", type=int, help="one training run per seed")
-    parser.add_argument("--only", choices=cells.NOTEBOOKS, help="run this notebook alone")
+    parser.add_argument("--seeds", nargs="+", type=int, help="run the notebooks once per seed")
+    parser.add_argument("--only", choices=cells.NOTEBOOKS, help="run only this notebook")
     arguments = parser.parse_args()
-    logging.getLogger("asyncio").setLevel("CRITICAL")  # it prints what a stopped kernel left
+    logging.getLogger("asyncio").setLevel("CRITICAL")  # hides its errors about a stopped kernel
     try:
         return run(arguments, named.get(arguments.recipe, {}))
     except KeyboardInterrupt:
         print(f"\nStopped. {CONTINUE}")
-        return 130  # the exit status of a process that Ctrl-C ended
-    except OSError as error:  # a folder that cannot be written, a full disk
-        sys.exit(f"This run cannot go on: {error}")
+        return 130  # the usual exit status after Ctrl-C
+    except OSError as error:  # such as a full disk or a read-only folder
+        sys.exit(f"This run cannot continue: {error}")
 
 
 def run(arguments, recipe: dict) -> int:
-    """Check everything that a command line asks for, then run it. Returns the exit status."""
+    """Check everything that the command line asks for, run it, and return the exit status."""
     given = {name: literal(value) for name, value in arguments.p}
-    if folder := os.environ.get("CIFAR100_DIR"):  # notebooks run in another folder than this
+    if folder := os.environ.get("CIFAR100_DIR"):  # notebooks run in another folder
         os.environ["CIFAR100_DIR"] = str(Path(folder).expanduser().absolute())
     notebooks = [arguments.only] if arguments.only else recipe.get("notebooks", cells.NOTEBOOKS)
     refuse_unknown(given, notebooks)
     if recipe.get("needs_gpu") and not has_gpu():
-        sys.exit(f"make {arguments.recipe} needs a GPU, and none was found. On a CPU: make wide.")
+        sys.exit(
+            f"make {arguments.recipe} needs a GPU, and there is none. On a CPU, use make wide."
+        )
     asked = given.pop("DATASET", None)
     dataset = arguments.dataset or asked or choose_dataset()
     planned = []
-    for seed in arguments.seeds or [None]:  # each seed trains a GAN of its own, in notebook 1
+    for seed in arguments.seeds or [None]:  # notebook 1 trains one GAN per seed
         for notebook in notebooks:
             parameters = parameters_of(notebook, recipe, given, dataset, seed)
             planned.append((notebook, parameters))
             if wrong := wrong_values(parameters, notebook):
-                faults = "\n  ".join([f"{notebook}, wrong parameters:", *wrong])
-                sys.exit(f"{faults}\n--only NOTEBOOK runs one notebook alone.")
+                faults = "\n  ".join([f"Wrong parameters for {notebook}:", *wrong])
+                sys.exit(f"{faults}\nTo run a single notebook, add --only NOTEBOOK.")
     for notebook in notebooks:
         name_later_values(notebook)
     announce(arguments, recipe, dataset, given)
@@ -96,7 +102,7 @@ def recipes() -> dict:
 
 
 def name_later_values(notebook: str):
-    """Say which parameters a later cell of a notebook sets again, so that its value counts."""
+    """Print which parameters a later code cell sets again, because its values are the ones used."""
     parameters = cells.parameters(notebook).keys()
     for number, cell in enumerate(cells.read(notebook), 1):
         is_later = "parameters" not in cell.metadata.get("tags", [])
@@ -104,11 +110,11 @@ def name_later_values(notebook: str):
             names = {each.id for each in getattr(statement, "targets", []) if hasattr(each, "id")}
             for name in sorted(names & parameters):
                 value = f"{name} = {ast.unparse(statement.value)}"
-                print(f"{notebook}: code cell {number} sets {value}, and that value counts")
+                print(f"{notebook}: code cell {number} sets {value}, which overrides the parameter")
 
 
 def literal(text: str):
-    """Return the Python value that a text spells, or else the text."""
+    """Return the value of a Python literal, of "true" or of "false", or else the text itself."""
     try:
         return ast.literal_eval(text.capitalize() if text in ("true", "false") else text)
     except (ValueError, SyntaxError):
@@ -116,17 +122,21 @@ def literal(text: str):
 
 
 def refuse_unknown(given: dict, notebooks):
-    """Exit if a parameter is given that none of the notebooks has."""
+    """Exit with a message if a parameter is given that none of the notebooks has."""
     known = set().union(*(cells.parameters(notebook) for notebook in notebooks))
     for name in sorted(given.keys() - known):
         near = get_close_matches(name.upper(), known, 1)
         hint = f" Did you mean {near[0]}?" if near else ""
-        has = f"{', '.join(notebooks)} have {', '.join(sorted(known))}"
-        sys.exit(f"unknown parameter {name}; {has}.{hint}")
+        has = f"{', '.join(notebooks)}: {', '.join(sorted(known))}"
+        sys.exit(f"Unknown parameter {name}. Parameters of {has}.{hint}")
 
 
 def parameters_of(notebook: str, recipe: dict, given: dict, dataset: str, seed=None) -> dict:
-    """Return what a notebook's parameters are overridden with; a value given by hand wins."""
+    """Return the values that override a notebook's parameters.
+
+    Values on the command line (`given`) take precedence over those of the recipe, and these over
+    those of the stand-in.
+    """
     scales = [recipes()["stand-in"], recipe] if dataset == "shapes100" else [recipe]
     parameters = {}
     for scale in scales:
@@ -142,7 +152,7 @@ def parameters_of(notebook: str, recipe: dict, given: dict, dataset: str, seed=N
 
 
 def from_here(value):
-    """Return the whole path of a file that a value names: notebooks run in another folder."""
+    """Return a value, made an absolute path if it names a file, as notebooks run elsewhere."""
     path = Path(value).expanduser() if isinstance(value, str) else Path()
     return str(path.resolve()) if path.suffix and path.is_file() else value
 
@@ -152,14 +162,17 @@ def run_name_of_seed(run_name: str, seed: int) -> str:
 
 
 def has_gpu() -> bool:
-    """Whether there is a GPU. Another process looks, so that this one need not load TensorFlow."""
+    """Return whether there is a GPU.
+
+    A subprocess finds out, so that this process need not load TensorFlow.
+    """
     check = "from core import devices; raise SystemExit(not devices.has_gpu())"
     command = [sys.executable, "-c", check]
     return subprocess.run(command, cwd=core.ROOT, check=False).returncode == 0
 
 
 def announce(arguments, recipe: dict, dataset: str, given: dict):
-    """Say what is run and, unless it was changed by hand, how long it takes on this machine."""
+    """Print what will run and, unless parameters were changed, how many minutes it takes here."""
     words = f"{arguments.recipe}, {recipe['about']}" if recipe else "the notebooks' defaults"
     minutes = (recipe or recipes()["defaults"]).get("minutes")
     if given:
@@ -173,10 +186,11 @@ def announce(arguments, recipe: dict, dataset: str, given: dict):
 
 
 def minutes_here(minutes: dict) -> float:
-    """Return how long notebooks take on this machine, given what each took on another.
+    """Return how many minutes notebooks take on this machine, given those on another machine.
 
-    A few convolutions are timed on both. The GAN computes in float32, and the rest in the faster
-    precision. Another process does it, so that this one need not load TensorFlow.
+    The same convolutions have been timed on both. The GAN (notebook 1) computes in float32, and the
+    other notebooks in the faster precision. A subprocess measures, so that this process need not
+    load TensorFlow.
     """
     script = (
         "import json; from core import devices; print(json.dumps(devices.convolution_seconds()))"
@@ -193,7 +207,10 @@ def minutes_here(minutes: dict) -> float:
 
 
 def choose_dataset() -> str:
-    """Return cifar100 if it can be had, otherwise the stand-in. An altered copy is an error."""
+    """Return "cifar100" if it is found or can be downloaded, and otherwise "shapes100".
+
+    Exits if CIFAR100_DIR is set but holds no intact copy.
+    """
     try:
         if not cifar100.find_cifar100():
             cifar100.download_cifar100()
@@ -208,9 +225,9 @@ def choose_dataset() -> str:
 
 
 def execute(notebook: str, folder_name: str, parameters: dict) -> bool:
-    """Execute one notebook into runs/<folder name>/notebooks. Returns whether all cells passed.
+    """Execute one notebook into runs/<folder name>/notebooks, and return whether all cells passed.
 
-    Until they have, the file is <name>-unfinished.ipynb, so an earlier result stays.
+    Until they have, the file is named <name>-unfinished.ipynb, so that an earlier result is kept.
     """
     name = parameters.get("RUN", notebook)
     if worker := json.loads(os.environ.get("TF_CONFIG") or "{}").get("task", {}).get("index"):
@@ -224,9 +241,9 @@ def execute(notebook: str, folder_name: str, parameters: dict) -> bool:
         run_papermill(cells.FOLDER / f"{notebook}.ipynb", unfinished, parameters)
     except papermill.PapermillExecutionError as error:
         print(f"\nFAILED {notebook}, In [{error.exec_count}]\n{error.ename}: {error.evalue}")
-        print(f"What was executed so far is in {unfinished}")
-    except DeadKernelError:  # not an error of a cell: the system has ended the kernel
-        print(f"\nFAILED {notebook}: its process died, killed or out of memory. {CONTINUE}")
+        print(f"The cells executed so far are in {unfinished}")
+    except DeadKernelError:  # no cell failed: the system has ended the kernel
+        print(f"\nFAILED {notebook}: its process was killed or ran out of memory. {CONTINUE}")
     else:
         unfinished.replace(output)
         minutes = (time.perf_counter() - start) / 60
@@ -236,10 +253,11 @@ def execute(notebook: str, folder_name: str, parameters: dict) -> bool:
 
 
 class KernelWithoutTerminal(AsyncKernelManager):
-    """A kernel of this Python whose standard error is dropped; what cells print comes as messages.
+    """A kernel that runs this Python and whose standard error is discarded.
 
-    Otherwise each of these lines appears twice, and a stopped kernel prints a traceback. A site may
-    have a kernel of another Python under the name that notebooks ask for.
+    What cells print arrives in messages. With standard error, each of these lines would appear
+    twice, and a stopped kernel would print a traceback. The kernel is specified here, because the
+    name that the notebooks ask for may stand for another Python on this machine.
     """
 
     kernel_spec = KernelSpec(
@@ -252,11 +270,11 @@ class KernelWithoutTerminal(AsyncKernelManager):
 
 
 def run_papermill(source: Path, target: Path, parameters: dict):
-    """Execute a notebook in its own folder and print what its cells print."""
+    """Execute a notebook in the folder of the notebooks, and print the output of its cells."""
     config = Config()
     config.NotebookClient.kernel_manager_class = KernelWithoutTerminal
     with tempfile.TemporaryDirectory(prefix="kernel-") as sockets:
-        # A kernel that listens to TCP prints a warning, but paths of sockets must be short.
+        # With TCP, a kernel would print a warning. The path of a Unix socket must be short.
         if os.name == "posix" and len(sockets) < LONGEST_SOCKET_FOLDER:
             config.KernelManager.update(transport="ipc", ip=str(Path(sockets) / "kernel"))
         papermill.execute_notebook(
@@ -266,7 +284,7 @@ def run_papermill(source: Path, target: Path, parameters: dict):
 
 
 def answer(path: Path) -> str:
-    """Return the tables below an executed notebook's last heading, "What we saw"."""
+    """Return the tables below the heading "What we saw" of an executed notebook."""
     tables, below = [], False
     for cell in nbformat.read(path, 4).cells:
         below = below or "## What we saw" in cell.source
@@ -276,7 +294,7 @@ def answer(path: Path) -> str:
 
 
 def is_output(record) -> bool:
-    """Whether a line of papermill's log is a cell's output, not a message of papermill's."""
+    """Return whether a line of papermill's log is a cell's output, not papermill's own message."""
     record.msg, record.args = record.getMessage().rstrip("\n"), ()  # papermill adds a line break
     other = ("Executing", "Ending", "Input", "Output", "<Figure", "<IPython")
     return not record.msg.startswith(other)

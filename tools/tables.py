@@ -1,6 +1,6 @@
-"""The tables of the README, the docs and the notebooks' first cells, made of published records.
+"""Tables of published records for the README, the docs and the notebooks' first cells.
 
-Programs fill tables; people write the sentences around them.
+Programs generate only the tables; people write the sentences around them.
 """
 
 import json
@@ -13,7 +13,7 @@ from core import comparison, records
 from tools import bench, cells
 
 RESULTS = core.ROOT / "results"
-TRAINS = {  # notebook: records whose minutes and accuracy its first cell shows, and its measure
+TRAINS = {  # by notebook: the records in its first cell's table, and the key and name of a score
     "gan_synthetic_images": (("gan", "gan_long"), "gan_train", "GAN-train"),
     "vgg16_with_gan": (("vgg16", "vgg16_gan"), "test_accuracy", "test accuracy"),
     "resnet_baseline": (("resnet", "imagenet"), "test_accuracy", "test accuracy"),
@@ -21,7 +21,7 @@ TRAINS = {  # notebook: records whose minutes and accuracy its first cell shows,
 
 
 def tables() -> dict[str, dict[str, str]]:
-    """Return the tables by page and by the marks that enclose them."""
+    """Return the Markdown tables, by page and by the name of the marks that enclose them."""
     runs = comparison.frame(list(records.read("cifar100", published=True).values()))
     speed = RESULTS / "bench" / "bench.json"
     return {
@@ -51,7 +51,7 @@ def described_first(groups: list[pandas.DataFrame]) -> list[pandas.DataFrame]:
 
 
 def fill() -> None:
-    """Put the tables into the pages, results/cifar100/comparison.md and the notebooks."""
+    """Write the tables into the pages, results/cifar100/comparison.md and the notebooks."""
     made = tables()
     for page, marks in made.items():
         path = core.ROOT / page
@@ -70,7 +70,10 @@ def fill() -> None:
 
 
 def filled(page: str, mark: str, table: str) -> str:
-    """Return a page with a table between the marks of that name. Raises `ValueError`."""
+    """Return `page` with `table` between its marks <!-- `mark` --> and <!-- /`mark` -->.
+
+    Raises `ValueError` if the page does not have these marks.
+    """
     start, end = f"<!-- {mark} -->\n", f"<!-- /{mark} -->"
     before, found, rest = page.partition(start)
     if not found or end not in rest:
@@ -83,7 +86,7 @@ def percent(fraction: float) -> str:
 
 
 def expected(notebook: str) -> str:
-    """Return the table of a notebook's first cell: what to expect, in how many minutes."""
+    """Return the table of a notebook's first cell: minutes and scores of published runs."""
     names, key, measure = TRAINS[notebook]
     published, rows = records.read("cifar100", published=True), []
     for name in names:
@@ -95,7 +98,7 @@ def expected(notebook: str) -> str:
 
 
 def gan_table() -> str:
-    """Return the table of the published GANs, shortest training first, and of real images."""
+    """Return the table of published GANs, shortest training first, and then of real images."""
     made = [each for each in records.read("cifar100", published=True).values() if "fid" in each]
     made = pandas.DataFrame(made).sort_values("seconds", kind="stable")
     chosen = pandas.DataFrame(made["parameters"].to_list(), index=made.index)
@@ -118,7 +121,7 @@ def gan_table() -> str:
 
 
 def models_table() -> str:
-    """Return the table of published networks with what their records measured."""
+    """Return the table of published networks, with the scores in their records."""
     folder, published = RESULTS / "cifar100", records.read("cifar100", published=True)
     rows = []
     for path in (*records.classifier_files(folder), *sorted(folder.glob("*_generator.keras"))):

@@ -1,4 +1,4 @@
-"""Run what is missing of the study: `make study`. It can be stopped at any time and continues."""
+"""Run the missing parts of the study: `make study`. It can be stopped and resumed at any time."""
 
 import argparse
 import dataclasses
@@ -13,9 +13,9 @@ SMOKE = ("own-4500-gan", "few-400", "few-400-gan", "compress-400", "compress-gan
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", nargs="+", metavar="ARM", help="these arms")
-    parser.add_argument("--smoke", action="store_true", help="a few steps of one arm of each kind")
-    parser.add_argument("--report", action="store_true", help="print the tables and run nothing")
+    parser.add_argument("--only", nargs="+", metavar="ARM", help="run only these arms")
+    parser.add_argument("--smoke", action="store_true", help="run a few steps of one arm per kind")
+    parser.add_argument("--report", action="store_true", help="print the tables and train nothing")
     chosen = parser.parse_args()
     keras.config.disable_interactive_logging()  # one line per epoch, without progress bars
     if chosen.report:
@@ -34,7 +34,7 @@ def main() -> None:
 
 
 def time_left() -> str:
-    """Return about how long the missing runs take, judged by those that are done."""
+    """Return the estimated hours of the missing runs, as a sentence, based on finished runs."""
     done = [each for each in records.read(trainer.FOLDER).values() if "arm" in each]
     names = {each["name"] for each in done}
     seconds, per_step = 0.0, {}
@@ -52,7 +52,7 @@ def time_left() -> str:
 
 
 def smoke() -> None:
-    """Run a few steps of one arm of each kind on the stand-in, in a folder of its own."""
+    """Run a few steps of one arm of each kind on the stand-in, and write to runs/study-smoke."""
     trainer.DATASET, trainer.FOLDER = "shapes100", "study-smoke"
     trainer.GENERATORS = dict.fromkeys(trainer.GENERATORS, ("cifar100", "gan_long"))
     for arm in arms.ARMS:

@@ -1,10 +1,10 @@
-"""The arms of the study, as docs/study.md plans them."""
+"""The arms of the study, as planned in docs/study.md."""
 
 import dataclasses
 import itertools
 
 SEEDS = (0, 1, 2, 3, 4)
-TRIAL_SEED = 5  # of the runs that choose a recipe; they use GAN 0
+TRIAL_SEED = 5  # seed of the trials, which choose a recipe; they use GAN 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -13,39 +13,39 @@ class Arm:
 
     name: str
     # images
-    photographs: int = 45_000  # real training images, as many of each class; 0: none
-    source: str = "train"  # of the photographs: "train", "tenth" (a tenth of these) or "held out"
-    gan: str = ""  # which generator's images join them: "short", "long", "longer" or "tenth"
-    per_class: int = 450  # GAN images of each class to draw batches from
-    share: float | None = None  # of GAN images in a batch; None: as in the merged images
+    photographs: int = 45_000  # number of real training images, equal for all classes; 0: none
+    source: str = "train"  # source of the photographs: "train", "tenth" (of it) or "held out"
+    gan: str = ""  # generator whose images are added: "short", "long", "longer" or "tenth"
+    per_class: int = 450  # number of GAN images of each class
+    share: float | None = None  # fraction of GAN images in a batch; None: each image counts once
     candidates: int = 4  # GAN images drawn for each one that is kept
-    noise: bool = False  # images of random pixels instead
-    slow_classes: int = 0  # GAN images join only so many classes, those learned most slowly
+    noise: bool = False  # train on images of random pixels instead
+    slow_classes: int = 0  # if > 0, only so many of the least accurate classes get GAN images
     # recipe
-    teacher: bool = False  # whether the labels are the large network's probabilities
+    teacher: bool = False  # whether the large network's probabilities replace the labels
     temperature: float = 1.0
-    steps: int = 8_448  # of 64 images: as many as twelve epochs of 45,000 have
+    steps: int = 8_448  # steps of 64 images, as many as twelve epochs of 45,000 images have
     rate: float = 1e-3
     weight_decay: float = 0.05
     pad: int = 2
     trivial_augment: bool = False
     cutmix: float = 0.0
-    early_stopping: bool = False  # by the validation images
+    early_stopping: bool = False  # on the validation loss
     # choices
-    stages: tuple = ()  # of trials; each starts from the best settings of the stage before
-    trial_steps: int = 0  # of a trial; 0: as many as in the end
-    borrowed: str = ""  # the arm whose chosen settings are used, in place of trials of its own
+    stages: tuple = ()  # stages of trials; each starts from the best settings so far
+    trial_steps: int = 0  # steps of a trial; 0: the same as `steps`
+    borrowed: str = ""  # name of the arm whose chosen settings are used instead of trials
 
 
 def grid(**values) -> tuple[dict, ...]:
-    """Return all combinations of the values as dictionaries."""
+    """Return all combinations of the values, as dictionaries."""
     return tuple(
         dict(zip(values, each, strict=True)) for each in itertools.product(*values.values())
     )
 
 
 def augment() -> list[Arm]:
-    """Question 1: 4,500 photographs, and GANs that have seen nothing else."""
+    """Return the arms of question 1: 4,500 photographs, and GANs trained only on these."""
     few = Arm("own-4500", photographs=4_500, source="tenth", steps=4_224, early_stopping=True)
     first = grid(rate=(1e-3, 2e-3, 4e-3), trivial_augment=(False, True))
     without = dataclasses.replace(few, stages=(first, ({"cutmix": 0.5}, {"weight_decay": 0.5})))
@@ -57,7 +57,7 @@ def augment() -> list[Arm]:
 
 
 def stand_in(photographs: int) -> list[Arm]:
-    """Question 2: somebody's generator and few photographs that it has not seen."""
+    """Return the arms of question 2: few photographs, and a generator that has not seen them."""
     name = f"few-{photographs}"
     few = Arm(name, photographs=photographs, source="held out", steps=2_816)
     rates = (1e-3, 4e-3)
@@ -65,7 +65,7 @@ def stand_in(photographs: int) -> list[Arm]:
     first = grid(rate=rates, trivial_augment=(False, True))
     second = ({"share": 0.25}, {"share": 0.75}, {"cutmix": 0.5}, {"candidates": 1})
     with_gan = dataclasses.replace(few, name=f"{name}-gan", gan="long", share=0.5)
-    if photographs == 100:  # one per class: none is left to choose a recipe by
+    if photographs == 100:  # one per class, so none is left for validation
         return [
             dataclasses.replace(few, borrowed="few-400"),
             dataclasses.replace(with_gan, borrowed="few-400-gan"),
@@ -77,7 +77,7 @@ def stand_in(photographs: int) -> list[Arm]:
 
 
 def compress() -> list[Arm]:
-    """Question 3: a small network from a large one, without its data."""
+    """Return the arms of question 3: a small network learns from a large one, without its data."""
     trials = (grid(temperature=(1.0, 2.0, 4.0), rate=(1e-3, 4e-3)),)
     base = Arm("", photographs=0, teacher=True, stages=trials, trial_steps=2_112)
     sources = {
@@ -94,7 +94,7 @@ def compress() -> list[Arm]:
 
 
 def exploratory() -> list[Arm]:
-    """What is looked at besides; none of it has a p value."""
+    """Return the exploratory arms, which have no p values."""
     merged = Arm("merged", gan="long", early_stopping=True)
     doses = [dataclasses.replace(merged, name=f"dose-{n}", per_class=n) for n in (5, 20, 450)]
     alone = Arm("few-0-gan", photographs=0, gan="long", steps=2_816, borrowed="few-400-gan")
@@ -109,12 +109,12 @@ def exploratory() -> list[Arm]:
     ]  # fmt: skip
 
 
-# In the order in which they are run: what is planned comes first.
+# In the order in which they are run, those of the planned comparisons first.
 ARMS = [
     *augment(), *stand_in(400), *compress()[:2], *compress()[2:], *stand_in(1_000),
     *stand_in(4_500), *stand_in(100), *exploratory(),
 ]  # fmt: skip
-PLANNED = {  # the comparison: the arm with GAN images and the one without
+PLANNED = {  # by comparison: the arm with GAN images and the arm without
     "A": ("vgg16_gan", "vgg16"),  # notebook 2's runs
     "B": ("own-4500-gan", "own-4500"),
     "C": ("few-400-gan", "few-400"),

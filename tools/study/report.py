@@ -1,4 +1,4 @@
-"""Tables of the study, made of its records."""
+"""Tables of the study's results, made from its records."""
 
 import numpy as np
 import pandas
@@ -8,14 +8,14 @@ from core import comparison, records
 from tools.study.arms import PLANNED, SEEDS
 
 CHOSEN = ("rate", "weight_decay", "trivial_augment", "cutmix", "share", "per_class", "temperature")
-ALIKE = ("commit", "precision", "steps", "teacher")  # and the backend: equal in both runs of a pair
+ALIKE = ("commit", "precision", "steps", "teacher")  # these and the backend must be equal in a pair
 
 
 def by_seed(published: bool = True) -> dict[str, dict[int, dict]]:
-    """Return the records of each arm by seed: the study's, and notebook 2's for comparison A."""
+    """Return records by arm and seed: those of the study and, for comparison A, of notebook 2."""
     found = {}
     for record in records.read("study", published).values():
-        if record.get("trial") is False:  # the earlier study's records do not say
+        if record.get("trial") is False:  # records of the earlier study lack this key
             found.setdefault(record["arm"], {})[record["seed"]] = record
     runs = records.read("cifar100", published)
     for arm, ending in (("vgg16", ""), ("vgg16_gan", "_gan")):
@@ -25,7 +25,10 @@ def by_seed(published: bool = True) -> dict[str, dict[int, dict]]:
 
 
 def pairs(found: dict, with_gan: str, without: str) -> list[tuple[dict, dict]]:
-    """Return the pairs of two arms by seed. Raises `ValueError` if two runs are not alike."""
+    """Return a pair of records, with and without GAN images, for each seed that both arms have.
+
+    Raises `ValueError` if the two runs of a pair differ in a key of `ALIKE` or in the backend.
+    """
     both = sorted(found.get(with_gan, {}).keys() & found.get(without, {}).keys())
     made = [(found[with_gan][seed], found[without][seed]) for seed in both]
     for one, other in made:
@@ -34,18 +37,18 @@ def pairs(found: dict, with_gan: str, without: str) -> list[tuple[dict, dict]]:
             differing.append("backend")
         if differing:
             names = f"{one['name']} and {other['name']}"
-            raise ValueError(f"{names} are no pair: they differ in {', '.join(differing)}")
+            raise ValueError(f"{names} cannot be compared: they differ in {', '.join(differing)}")
     return made
 
 
 def gains(found: dict, with_gan: str, without: str) -> list[float]:
-    """Return the differences in test accuracy of two arms by seed, in percentage points."""
+    """Return the gains in test accuracy from GAN images, one per seed, in percentage points."""
     made = pairs(found, with_gan, without)
     return [100 * (one["test_accuracy"] - other["test_accuracy"]) for one, other in made]
 
 
 def holm(p_values: list[float]) -> list[float]:
-    """Return p values that are adjusted for their number (Holm, 1979)."""
+    """Return p values adjusted for multiple comparisons by Holm's method (Holm, 1979)."""
     order, adjusted, largest = np.argsort(p_values), np.zeros(len(p_values)), 0.0
     for rank, place in enumerate(order):
         largest = max(largest, (len(p_values) - rank) * p_values[place])
@@ -54,11 +57,11 @@ def holm(p_values: list[float]) -> list[float]:
 
 
 def planned(found: dict) -> dict[str, dict]:
-    """Return the planned comparisons that have five pairs, with the four p values adjusted."""
+    """Return the planned comparisons that have all five pairs; p values are adjusted for four."""
     made = {name: gains(found, *arms) for name, arms in PLANNED.items()}
     made = {name: each for name, each in made.items() if len(each) == len(SEEDS)}
     tests = {name: scipy.stats.ttest_1samp(each, 0) for name, each in made.items()}
-    missing = [1.0] * (len(PLANNED) - len(made))  # not run yet: they count, too
+    missing = [1.0] * (len(PLANNED) - len(made))  # unfinished comparisons count with p = 1
     adjusted = holm([test.pvalue for test in tests.values()] + missing)
     return {
         name: {
@@ -70,14 +73,17 @@ def planned(found: dict) -> dict[str, dict]:
 
 
 def verdict(p: float, low: float, high: float) -> str:
-    """Return what docs/study.md says before any run that a planned comparison means."""
+    """Return the answer to a planned comparison, by the criteria fixed in advance in docs/study.md.
+
+    `p` is the adjusted p value, and `low` and `high` are the ends of the interval in points.
+    """
     if p < 0.05:
         return "helps" if low > 0 else "harms"
     return "no difference worth having" if low > -1 and high < 1 else "open"
 
 
 def planned_table(found: dict) -> str:
-    """Return a Markdown table of the planned comparisons."""
+    """Return a Markdown table with one row per planned comparison."""
     rows = []
     for name, each in planned(found).items():
         low, high = each["interval"]
@@ -92,7 +98,7 @@ def planned_table(found: dict) -> str:
 
 
 def arms_table(found: dict) -> str:
-    """Return a Markdown table of all arms: test accuracy over seeds, steps and what was chosen."""
+    """Return a Markdown table of all arms: mean test accuracy, seeds, steps and chosen recipe."""
     rows = []
     for arm, runs in found.items():
         first = runs[min(runs)]

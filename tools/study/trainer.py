@@ -1,4 +1,4 @@
-"""Trains the networks of the study: one record per run, in runs/study."""
+"""Trains the networks of the study, and writes one record per run to runs/study."""
 
 import dataclasses
 import functools
@@ -18,9 +18,9 @@ from tools import cells, run
 from tools.study.arms import ARMS, TRIAL_SEED, Arm
 
 BATCH_SIZE = 64
-EVALUATIONS = 12  # a run's steps are divided into so many epochs
-DATASET, FOLDER = "cifar100", "study"  # the folder of runs/ and of results/
-GENERATORS = {  # folder of runs/ and name of the run that trained them
+EVALUATIONS = 12  # number of epochs into which a run's steps are divided
+DATASET, FOLDER = "cifar100", "study"  # FOLDER is the one in runs/ and in results/
+GENERATORS = {  # by their name in `Arm.gan`: folder in runs/, and name of the run with seed 0
     "short": ("cifar100", "gan"), "long": ("cifar100", "gan_long"),
     "longer": ("cifar100", "gan_longer"), "tenth": ("cifar100-0.1", "gan_long"),
 }  # fmt: skip
@@ -28,10 +28,10 @@ STUDENT_WIDTH, TEACHER, TEACHER_WIDTH = 0.25, "vgg16_best", 0.75
 
 
 class Distilled(keras.Model):
-    """A student that learns a teacher's probabilities of the images that both see.
+    """A student that learns a teacher's class probabilities of the same images.
 
-    The loss is the cross-entropy of both networks' probabilities at a temperature, times its square
-    (Hinton et al., 2015, section 2).
+    The loss is the cross-entropy between the probabilities of both networks at a temperature, times
+    the square of the temperature (Hinton et al., 2015, section 2).
     """
 
     def __init__(self, student: keras.Model, teacher: keras.Model, temperature: float):
@@ -54,13 +54,20 @@ class Distilled(keras.Model):
 
 @functools.cache
 def load(source: str) -> tuple:
-    """Return the dataset and the indices of training and validation images."""
+    """Return the dataset, and the indices of its training and validation images.
+
+    With the source "tenth", these are a tenth of the images.
+    """
     data = utils.load(DATASET)
     return data, *utils.split(data.y_train, real_fraction=0.1 if source == "tenth" else 1.0)
 
 
 def photographs(arm: Arm, seed: int, trial: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Return indices of an arm's real images, to train with and to validate with."""
+    """Return the indices of an arm's real images for training and of those for validation.
+
+    With the source "held out", a quarter of the photographs validates in a trial, and none in a run
+    that is reported.
+    """
     data, train, validation = load(arm.source)
     if arm.source == "held out":
         train, validation = validation, validation[:0]
@@ -78,7 +85,10 @@ def photographs(arm: Arm, seed: int, trial: bool) -> tuple[np.ndarray, np.ndarra
 
 @functools.lru_cache(maxsize=1)
 def gan_images(gan: str, number: int, per_class: int, candidates: int) -> tuple:
-    """Return images of GAN `number`, their labels and the digest of its file."""
+    """Return the images of the GAN with seed `number`, their labels, and the sha256 of its file.
+
+    The images are stored on disk, so they are drawn only once.
+    """
     folder, name = GENERATORS[gan]
     file = records.find(folder, f"{run.run_name_of_seed(name, number)}_generator.keras")
     labels, digest = np.tile(np.arange(100), per_class), files.file_sha256(file)
@@ -94,7 +104,7 @@ def gan_images(gan: str, number: int, per_class: int, candidates: int) -> tuple:
 
 
 def training_images(arm: Arm, seed: int, trial: bool) -> tuple:
-    """Return the images and labels of an arm and the digest of its generator."""
+    """Return the training images and labels of an arm, and its generator's sha256 or None."""
     data = load(arm.source)[0]
     chosen = photographs(arm, seed, trial)[0] if arm.photographs else []
     real, labels, digest = data.x_train[chosen], data.y_train[chosen], None
@@ -115,7 +125,10 @@ def training_images(arm: Arm, seed: int, trial: bool) -> tuple:
 
 
 def slow_classes(count: int) -> np.ndarray:
-    """Return the classes that the seed-0 run without GAN images classifies worst, on validation."""
+    """Return the `count` classes with the lowest validation accuracy in notebook 2's run.
+
+    This is the run with seed 0 and without GAN images.
+    """
     data, _, validation = load("train")
     network = keras.saving.load_model(records.find("cifar100", "vgg16.keras"))
     predicted = network.predict(data.x_train[validation], batch_size=500, verbose=0).argmax(1)
@@ -124,7 +137,7 @@ def slow_classes(count: int) -> np.ndarray:
 
 
 def build(arm: Arm, steps: int) -> keras.Model:
-    """Return a compiled student, with its teacher if it has one."""
+    """Return the compiled student of an arm, together with its teacher if it has one."""
     data, train, _ = load(arm.source)
     mean, variance = utils.channel_statistics(data.x_train[train])
     build_vgg16 = cells.define("vgg16_with_gan", mean=mean, variance=variance)["build_vgg16"]
@@ -132,7 +145,7 @@ def build(arm: Arm, steps: int) -> keras.Model:
     model = student
     if arm.teacher:
         published = keras.saving.load_model(core.ROOT / f"results/cifar100/{TEACHER}.keras")
-        teacher = build_vgg16(TEACHER_WIDTH)  # on faster kernels
+        teacher = build_vgg16(TEACHER_WIDTH)  # with the layers of core/layers.py
         teacher.set_weights(published.get_weights())
         model = Distilled(student, teacher, arm.temperature)
         model.build((None, 32, 32, 3))
@@ -142,7 +155,7 @@ def build(arm: Arm, steps: int) -> keras.Model:
 
 
 def train(arm: Arm, seed: int, trial: bool = False) -> dict:
-    """Train one network and return its record; a record that exists is returned as it is."""
+    """Train one network and return its record; if the record exists, only return it."""
     settings = {key: value for key, value in dataclasses.asdict(arm).items() if key != "stages"}
     name = f"{arm.name}-seed{seed}"
     if trial:
@@ -180,7 +193,7 @@ def train(arm: Arm, seed: int, trial: bool = False) -> dict:
 
 
 def early_stopping(arm: Arm, images: np.ndarray, labels: np.ndarray) -> dict:
-    """Return the arguments of `fit` for an arm whose epoch is chosen by its validation images."""
+    """Return the arguments of `fit` for early stopping, or none if the arm does not use it."""
     if not arm.early_stopping:
         return {}
     stopping = keras.callbacks.EarlyStopping("val_loss", patience=5, restore_best_weights=True)
@@ -190,7 +203,10 @@ def early_stopping(arm: Arm, images: np.ndarray, labels: np.ndarray) -> dict:
 
 
 def choose(arm: Arm) -> Arm:
-    """Return an arm with the settings that its trials found best on validation images."""
+    """Return an arm with the settings of its most accurate trial on the validation images.
+
+    Trials that have no record are run. An arm with `borrowed` takes the settings of that arm.
+    """
     if arm.borrowed:
         donor = choose(next(each for each in ARMS if each.name == arm.borrowed))
         fields = ("rate", "weight_decay", "trivial_augment", "cutmix", "share", "candidates")
