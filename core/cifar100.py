@@ -176,8 +176,6 @@ def download_cifar100(urls: tuple[str, ...] = CIFAR100_URLS, sha256: str = CIFAR
                 return unpack(Path(archive), data / FOLDER)
         except Exception as error:  # a damaged archive can raise anything
             failures += f"\n  {url}: {error!r:.200}"
-        if not missing_files(data / FOLDER):  # another process was faster
-            return data / FOLDER
     raise DownloadError(
         "CIFAR-100 is not on this machine and could not be downloaded.\n"
         f"Looked in: {', '.join(map(str, search_places()))}\nTried:{failures}\n"

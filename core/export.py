@@ -88,7 +88,7 @@ def class_names(path: Path) -> list[str]:
     try:
         with zipfile.ZipFile(path) as archive:
             names = json.loads(archive.read(CLASS_NAMES))
-    except (OSError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
         raise DataError(f"{path} contains no class names: {error}") from error
     return names
 

@@ -67,7 +67,7 @@ def test_folders_named_by_numbers_or_linked_get_the_names_that_are_expected(tmp_
     with pytest.raises(DataError) as error:
         synthetic.load(tmp_path / "own", NAMES)
     assert f"0 images. Expected folders named {', '.join(NAMES)}\n" in str(error.value)
-    assert "bear: a link. Put the folder itself here" in str(error.value)
+    assert "bear: is a link; put the folder itself here" in str(error.value)
     assert "notebook 1" not in str(error.value)
 
 
@@ -87,7 +87,7 @@ def test_images_other_than_the_manifests_are_refused(folder):
     pixels = np.array(Image.open(path))
     pixels[3, 4, 1] ^= 1
     Image.fromarray(pixels).save(path)
-    with pytest.raises(DataError, match="describes other images.*remove manifest.json"):
+    with pytest.raises(DataError, match="describes other images.*delete manifest.json"):
         synthetic.load(folder, NAMES)
 
 
@@ -132,7 +132,11 @@ def test_images_are_whole_after_a_run_was_killed_between_two_renames(project, mo
 def test_a_readers_own_images_are_preferred_unless_asked_otherwise(project):
     published = project / "synthetic_images" / "cifar100-0.1"
     own = project / "synthetic_images" / "runs" / "cifar100-0.1"
-    for source, hint in (("auto", ""), ("own", ""), ("published", ".* 'auto' uses your own. ")):
+    for source, hint in (
+        ("auto", ""),
+        ("own", ""),
+        ("published", ".* 'auto' uses your own if there are any. "),
+    ):
         with pytest.raises(DataError, match=f"no GAN images in .*-0.1. {hint}Run notebook 1"):
             synthetic.choose("cifar100-0.1", source)
     published.mkdir(parents=True)

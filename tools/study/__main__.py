@@ -28,7 +28,7 @@ def main() -> None:
         if chosen.only and arm.name not in chosen.only:
             continue
         final = trainer.choose(arm)
-        for seed in (0,) if arm.noise else arms.SEEDS:
+        for seed in arm.seeds:
             record = trainer.train(final, seed)
             print(f"{record['name']}: {record['test_accuracy']:.1%}. {time_left()}", flush=True)
 
@@ -43,7 +43,7 @@ def time_left() -> str:
         steps = sum(each["steps"] for each in alike)
         per_step[teacher] = sum(each["seconds"] for each in alike) / max(1, steps)
     for arm in arms.ARMS:
-        missing = [seed for seed in arms.SEEDS if f"{arm.name}-seed{seed}" not in names]
+        missing = [seed for seed in arm.seeds if f"{arm.name}-seed{seed}" not in names]
         made = [each for each in done if each["arm"] == arm.name and each["trial"]]
         trials = sum(map(len, arm.stages)) - len(made)
         steps = arm.steps * len(missing) + trials * (arm.trial_steps or arm.steps)

@@ -36,6 +36,11 @@ class Arm:
     trial_steps: int = 0  # steps of a trial; 0: the same as `steps`
     borrowed: str = ""  # name of the arm whose chosen settings are used instead of trials
 
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Return the seeds of the runs that are reported."""
+        return (0,) if self.noise else SEEDS
+
 
 def grid(**values) -> tuple[dict, ...]:
     """Return all combinations of the values, as dictionaries."""
