@@ -151,6 +151,22 @@ def test_every_recipe_is_made_of_parameters_that_its_notebooks_accept():
             assert wrong_values(recipe["parameters"], notebook) == []
 
 
+@pytest.mark.skipif(not shutil.which("make"), reason="make is not installed")
+def test_an_unsupported_python_is_refused_in_one_line_and_leaves_no_environment(tmp_path):
+    """Otherwise the next attempt would take a half-made environment for a whole one."""
+    for name in ("Makefile", "requirements.txt"):
+        shutil.copy(ROOT / name, tmp_path)
+    python = tmp_path / "python3.14"
+    pretend = "import sys; sys.version_info = (3, 14); exec(sys.argv[1])"
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} -c "{pretend}" "$2"\n', encoding="utf-8")
+    python.chmod(0o755)
+    command = ["make", "run", f"PYTHON={python}"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert done.stderr.startswith("Python 3.11, 3.12 or 3.13 is needed: make run PYTHON=")
+    assert not (tmp_path / ".venv").exists()
+
+
 def write_notebook(path, source, above="## Title"):
     """Write a notebook with one code cell below a heading."""
     parameters = nbformat.v4.new_code_cell("RUN = 'gan'", metadata={"tags": ["parameters"]})
