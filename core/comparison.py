@@ -48,7 +48,8 @@ def groups(runs: pandas.DataFrame) -> list[pandas.DataFrame]:
 def label(group: pandas.DataFrame) -> str:
     """Return a short name for a group of runs, such as "VGG-16 x0.25, 12 epochs, Muon"."""
     first = group.iloc[0]
-    words = [first["model"], f"{first['epochs_run']} epochs", first["optimizer"].capitalize()]
+    length = "1 epoch" if first["epochs_run"] == 1 else f"{first['epochs_run']} epochs"
+    words = [first["model"], length, first["optimizer"].capitalize()]
     if first["synthetic_per_class"] and first["parameters"].get("STEPS") == "added":
         words.insert(1, "added steps")
     if first["hardware"] == "GPU":
@@ -119,9 +120,8 @@ def pairs_table(pair: pandas.DataFrame) -> str:
          f"{row.steps_with:,}", f"{row.steps_without:,}"]
         for row in pair.itertuples()
     ]  # fmt: skip
-    rows.append(
-        ["mean (95 % confidence interval)", "", "", gain_with_interval(pair["gain"]), "", ""]
-    )
+    gain = gain_with_interval(pair["gain"])
+    rows.append(["mean (95 % confidence interval)", "–", "–", gain, "–", "–"])
     columns = ["seed", "accuracy with GAN images", "accuracy without", "difference in points"]
     columns += ["steps with GAN images", "steps without"]
     return markdown(pandas.DataFrame(rows, columns=columns))

@@ -132,4 +132,6 @@ def test_the_table_of_pairs_shows_the_steps_of_both_runs():
     rows = comparison.pairs_table(comparison.pairs(comparison.frame(records))[0]).splitlines()[2:]
     assert rows[0] == "| 0 | 51.00 % | 50.00 % | +1.00 | 2,112 | 2,112 |"
     assert rows[1] == "| 1 | 48.00 % | 50.00 % | -2.00 | 1,056 | 2,112 |"
-    assert rows[2] == "| mean (95 % interval) |  |  | -0.50 (-19.56 to +18.56) |  |  |"
+    assert (
+        rows[2] == "| mean (95 % confidence interval) | – | – | -0.50 (-19.56 to +18.56) | – | – |"
+    )

@@ -44,8 +44,11 @@ def described_first(groups: list[pandas.DataFrame]) -> list[pandas.DataFrame]:
 
     def place(group):
         first = group.iloc[0]
-        model = first["model"]
-        return first["optimizer"] != "adam", "ImageNet" in model, "ResNet" in model
+        if first["optimizer"] != "adam":
+            return 3
+        if "ImageNet" in first["model"]:
+            return 2
+        return 1 if "ResNet" in first["model"] else 0
 
     return sorted(groups, key=place)  # others keep their order, the best first
 
