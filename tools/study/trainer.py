@@ -43,7 +43,7 @@ class Distilled(keras.Model):
         return self.student(images, training=training)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        opinion = call_frozen(self.teacher, [x])
+        opinion = call_frozen(self.teacher, x)
         targets, outputs = (
             ops.softmax(ops.log(ops.maximum(ops.cast(each, "float32"), 1e-7)) / self.temperature)
             for each in (opinion, y_pred)
