@@ -14,7 +14,7 @@ import numpy as np
 import pooch
 
 import core
-from core.files import file_sha256
+from core.files import file_sha256, replace
 
 TITLES = {"cifar100": "CIFAR-100", "shapes100": "shapes100 (stand-in, NOT CIFAR-100)"}
 CIFAR100_MD5 = {  # of the official files
@@ -64,7 +64,8 @@ def search_places() -> list[Path]:
     A relative CIFAR100_DIR is looked up in the current folder and in the project's folder.
     """
     if given := os.environ.get("CIFAR100_DIR"):
-        return [base / Path(given).expanduser() for base in (Path.cwd(), core.ROOT)]
+        places = [base / Path(given).expanduser() for base in (Path.cwd(), core.ROOT)]
+        return list(dict.fromkeys(places))  # an absolute path is the same from both
     return [core.ROOT / "data", Path(os.environ.get("KERAS_HOME", "~/.keras")) / "datasets"]
 
 
@@ -90,7 +91,11 @@ def find_cifar100() -> Path | None:
     for folder in [folder for place in places for folder in copies(place)[0]]:
         if missing_files(folder):
             continue
-        wrong = [name for name, md5 in CIFAR100_MD5.items() if file_md5(folder / name) != md5]
+        wrong = [
+            name
+            for name, md5 in CIFAR100_MD5.items()
+            if md5_of((folder / name).read_bytes()) != md5
+        ]
         if not wrong:
             return folder
         print(f"{folder} is damaged: the md5 of {', '.join(wrong)} is wrong. Delete this copy.")
@@ -106,9 +111,9 @@ def find_cifar100() -> Path | None:
     return None
 
 
-def file_md5(path: Path) -> str:
-    """Return the md5 of a file."""
-    return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
+def md5_of(data: bytes) -> str:
+    """Return the md5 of the content of a file."""
+    return hashlib.md5(data, usedforsecurity=False).hexdigest()
 
 
 def load_cifar100() -> Dataset:
@@ -144,10 +149,11 @@ def read_member(path: Path, md5: str) -> dict:
 
     Raises `DataError` if the md5 is wrong or the pickle cannot be loaded.
     """
-    if (found := file_md5(path)) != md5:
+    data = path.read_bytes()
+    if (found := md5_of(data)) != md5:
         raise DataError(f"{path}: expected md5 {md5}, found {found}. The file was not changed.")
     try:
-        return _ArrayUnpickler(io.BytesIO(path.read_bytes()), encoding="bytes").load()
+        return _ArrayUnpickler(io.BytesIO(data), encoding="bytes").load()
     except Exception as error:  # a malformed pickle can raise anything
         raise DataError(f"{path} is not a pickle of CIFAR-100: {error!r}") from error
 
@@ -198,7 +204,7 @@ def unpack(archive: Path, target: Path) -> Path:
                 (Path(folder) / name).write_bytes(tar.extractfile(f"{FOLDER}/{name}").read())
         target.mkdir(exist_ok=True)
         for name in CIFAR100_MD5:
-            (Path(folder) / name).replace(target / name)
+            replace(Path(folder) / name, target / name)
     return target
 
 

@@ -147,7 +147,7 @@ def test_cells_are_short_and_those_that_define_do_nothing_else(name):
         tags = cell.metadata.get("tags", [])
         assert max(map(len, cell.source.splitlines())) <= 100 or "<!-- expected" in cell.source
         if cell.cell_type == "code":
-            assert len(cell.source.splitlines()) <= 25 or "parameters" in tags, cell.source
+            assert len(cell.source.splitlines()) <= 25, cell.source
         if "define" in tags:
             definitions = (ast.FunctionDef, ast.ClassDef)
             assert all(isinstance(each, definitions) for each in ast.parse(cell.source).body)

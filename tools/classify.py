@@ -7,8 +7,10 @@ import argparse
 import sys
 from pathlib import Path
 
+import keras
+
 import core
-from core import pictures, records
+from core import export, pictures, records
 from core.cifar100 import DataError
 
 
@@ -20,13 +22,11 @@ def main() -> None:
     try:
         image = pictures.read(arguments.picture)
         network = arguments.network or published_network()
-        from core import export  # the checks above do not need it
-
         names = export.class_names(network)
     except DataError as error:
         sys.exit(str(error))
     try:
-        probabilities = export.keras.saving.load_model(network).predict(image[None], verbose=0)[0]
+        probabilities = keras.saving.load_model(network).predict(image[None], verbose=0)[0]
         best = probabilities.argsort()[::-1][:5]
         likeliest = [(names[label].replace("_", " "), probabilities[label]) for label in best]
     except Exception as error:  # Keras raises exceptions of many types

@@ -25,7 +25,7 @@ from nbclient.exceptions import DeadKernelError
 from traitlets.config import Config
 
 import core
-from core import cifar100, datasets
+from core import cifar100, datasets, files
 from core.parameters import wrong_values
 from tools import cells
 
@@ -245,7 +245,7 @@ def execute(notebook: str, folder_name: str, parameters: dict) -> bool:
     except DeadKernelError:  # no cell failed: the system has ended the kernel
         print(f"\nFAILED {notebook}: its process was killed or ran out of memory. {CONTINUE}")
     else:
-        unfinished.replace(output)
+        files.replace(unfinished, output)
         minutes = (time.perf_counter() - start) / 60
         print(f"{answer(output)}\n== {notebook}: {minutes:.1f} minutes ==", flush=True)
         return True

@@ -5,6 +5,7 @@ import pandas
 import scipy.stats
 
 from core import comparison, records
+from tools.run import run_name_of_seed
 from tools.study.arms import PLANNED, SEEDS
 
 CHOSEN = ("rate", "weight_decay", "trivial_augment", "cutmix", "share", "per_class", "temperature")
@@ -19,7 +20,7 @@ def by_seed(published: bool = True) -> dict[str, dict[int, dict]]:
             found.setdefault(record["arm"], {})[record["seed"]] = record
     runs = records.read("cifar100", published)
     for arm, ending in (("vgg16", ""), ("vgg16_gan", "_gan")):
-        names = {seed: f"vgg16_seed{seed}{ending}" if seed else f"vgg16{ending}" for seed in SEEDS}
+        names = {seed: run_name_of_seed("vgg16", seed) + ending for seed in SEEDS}
         found[arm] = {seed: runs[name] for seed, name in names.items() if name in runs}
     return found
 
@@ -86,12 +87,11 @@ def planned_table(found: dict) -> str:
     """Return a Markdown table with one row per planned comparison."""
     rows = []
     for name, each in planned(found).items():
-        low, high = each["interval"]
         means = [
             comparison.mean_with_interval([run["test_accuracy"] for run in found[arm].values()])
             for arm in PLANNED[name]
         ]
-        gain = f"{each['gain']:+.2f} ({low:+.2f} to {high:+.2f})"
+        gain = comparison.gain_with_interval(each["gains"])
         rows.append([name, *means, gain, f"{each['p']:.3f}", each["verdict"]])
     columns = ["comparison", "with GAN images", "without", "difference in points (95 % interval)"]
     return comparison.markdown(pandas.DataFrame(rows, columns=[*columns, "adjusted p", "verdict"]))

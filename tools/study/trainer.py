@@ -103,10 +103,12 @@ def gan_images(gan: str, number: int, per_class: int, candidates: int) -> tuple:
     return np.load(path), labels, digest
 
 
-def training_images(arm: Arm, seed: int, trial: bool) -> tuple:
-    """Return the training images and labels of an arm, and its generator's sha256 or None."""
+def training_images(arm: Arm, seed: int, chosen: np.ndarray) -> tuple:
+    """Return the training images and labels of an arm, and its generator's sha256 or None.
+
+    `chosen` are the indices of its photographs.
+    """
     data = load(arm.source)[0]
-    chosen = photographs(arm, seed, trial)[0] if arm.photographs else []
     real, labels, digest = data.x_train[chosen], data.y_train[chosen], None
     if arm.noise:
         rng = streams.random_stream("noise images", seed)
@@ -141,13 +143,12 @@ def build(arm: Arm, steps: int) -> keras.Model:
     data, train, _ = load(arm.source)
     mean, variance = utils.channel_statistics(data.x_train[train])
     build_vgg16 = cells.define("vgg16_with_gan", mean=mean, variance=variance)["build_vgg16"]
-    student = build_vgg16(STUDENT_WIDTH)
-    model = student
+    model = build_vgg16(STUDENT_WIDTH)
     if arm.teacher:
         published = keras.saving.load_model(core.ROOT / f"results/cifar100/{TEACHER}.keras")
         teacher = build_vgg16(TEACHER_WIDTH)  # with the layers of core/layers.py
         teacher.set_weights(published.get_weights())
-        model = Distilled(student, teacher, arm.temperature)
+        model = Distilled(model, teacher, arm.temperature)
         model.build((None, 32, 32, 3))
     optimizer = Adam(OneCycle(arm.rate, steps), weight_decay=arm.weight_decay)
     model.compile(optimizer, keras.losses.CategoricalCrossentropy(), metrics=["accuracy"])
@@ -164,8 +165,9 @@ def train(arm: Arm, seed: int, trial: bool = False) -> dict:
     if (path := folder / f"{name}.json").exists():
         return json.loads(path.read_text(encoding="utf-8"))
     steps = arm.trial_steps if trial and arm.trial_steps else arm.steps
-    images, labels, generator = training_images(arm, seed, trial)
-    data, validation = load(arm.source)[0], photographs(arm, seed, trial)[1]
+    chosen, validation = photographs(arm, seed, trial)
+    images, labels, generator = training_images(arm, seed, chosen)
+    data = load(arm.source)[0]
     held_out = data.x_train[validation], data.y_train[validation]
     keras.utils.clear_session()
     keras.utils.set_random_seed(seed)
