@@ -1,5 +1,5 @@
 # To use another Python: make run PYTHON=python3.12
-SCALES = long fast imagenet wide wide-resnet best gpu
+SCALES = long tenth fast imagenet wide wide-resnet best gpu
 .PHONY: help run $(SCALES) test quick browser soak fuzz bench study study-smoke lab lint format publish clean
 PYTHON ?= python3
 BIN = .venv/bin

@@ -158,17 +158,18 @@ def test_only_runs_of_a_named_scale_and_of_committed_code_are_published(
     assert ("vgg16.json: not published: " in capsys.readouterr().out) != published
 
 
-def test_figures_and_generators_of_seed_0_alone_are_published(tmp_path, monkeypatch):
-    """Other seeds are only numbers, also if their names begin with that of seed 0."""
+def test_figures_of_seed_0_alone_and_all_generators_are_published(tmp_path, monkeypatch):
+    """Other seeds are numbers and generators, also if their names begin with that of seed 0."""
     monkeypatch.setattr(publish, "is_publishable", lambda path: path.stem != "vgg16_trial")
     runs, results = tmp_path / "runs", tmp_path / "results"
     runs.mkdir()
-    kept = ["vgg16", "vgg16_gan", "vgg16_seed1", "vgg16_seed1_gan", "gan_long"]
+    kept = ["vgg16", "vgg16_gan", "vgg16_seed1", "vgg16_seed1_gan", "gan_long", "gan_long_seed1"]
     for name in (*kept, "vgg16_trial"):
         write(runs / f"{name}.json", seed=int("seed1" in name))
         (runs / f"{name.removesuffix('_gan')}_curves.png").touch()
-    files = {"comparison.png", "pairs.png", "gan_long_generator.keras"}
-    for name in (*files, "notes.png", "vgg16.keras"):
+    files = {"comparison.png", "pairs.png"}
+    files |= {"gan_long_generator.keras", "gan_long_seed1_generator.keras"}
+    for name in (*files, "notes.png", "vgg16.keras", "vgg16_trial_generator.keras"):
         (runs / name).touch()
     publish.copy_results(runs, results)
     files |= {"vgg16_curves.png", "gan_long_curves.png", *(f"{name}.json" for name in kept)}

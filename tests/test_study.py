@@ -49,8 +49,8 @@ def test_holm_and_the_verdicts_follow_the_plan():
 
 def found(gains, **changes):
     """Records of two arms, five seeds each, that differ by `gains` points."""
-    alike = {"commit": "c", "precision": "float32", "steps": 10, "teacher": None,
-             "versions": {"backend": "tensorflow"}, "name": "n"}  # fmt: skip
+    alike = {"commit": "c", "precision": "float32", "steps": 12, "epochs_run": 3, "epochs": 3,
+             "teacher": None, "versions": {"backend": "tensorflow"}, "name": "n"}  # fmt: skip
     names = arms.PLANNED["C"]
     made = {name: {} for name in names}
     for seed, gain in enumerate(gains):
@@ -71,9 +71,14 @@ def test_a_planned_comparison_is_a_t_test_of_paired_differences():
 
 
 UNLIKE = [
-    {"commit": "d"}, {"steps": 11}, {"precision": "bfloat16"}, {"teacher": "t"},
+    {"commit": "d"}, {"steps": 15}, {"precision": "bfloat16"}, {"teacher": "t"},
     {"versions": {"backend": "jax"}},
 ]  # fmt: skip
+
+
+def test_a_run_that_stopped_early_is_compared_with_one_that_did_not():
+    stopped = report.planned(found([1.0, 2.0] * 2 + [1.0], steps=8, epochs_run=2))
+    assert len(stopped["C"]["gains"]) == 5
 
 
 @pytest.mark.parametrize("change", UNLIKE)

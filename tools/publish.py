@@ -32,7 +32,11 @@ def main():
     parser.add_argument("--network", help="publish this classifier instead of the current one")
     arguments = parser.parse_args()
     runs, results = core.ROOT / "runs" / "cifar100", core.ROOT / "results" / "cifar100"
-    copy_results(runs, results)
+    for folder_name in ("cifar100", "cifar100-0.1"):  # the study has GANs trained on a tenth
+        copy_results(core.ROOT / "runs" / folder_name, core.ROOT / "results" / folder_name)
+    for path in sorted((core.ROOT / "runs" / "study").glob("*.json")):
+        if is_committed(read(path)):
+            shutil.copy(path, core.ROOT / "results" / "study")
     if arguments.network:
         previous = records.classifier_files(results)
         copied = Path(shutil.copy(runs / f"{arguments.network}.keras", results))
@@ -58,7 +62,7 @@ def read(path: Path) -> dict:
 
 
 def copy_results(runs: Path, results: Path):
-    """Copy the publishable records, and the figures and generators of those with seed 0."""
+    """Copy the publishable records, their generators, and the figures of those with seed 0."""
     kept = [path for path in sorted(runs.glob("*.json")) if is_publishable(path)]
     if not kept:
         return  # the figure that compares runs would only show unpublished ones
@@ -66,7 +70,9 @@ def copy_results(runs: Path, results: Path):
     first = [path for path in kept if read(path)["seed"] == 0]
     shown = {path.stem.removesuffix("_gan") for path in first} | {"comparison", "pairs"}
     known = shown | {path.stem.removesuffix("_gan") for path in runs.glob("*.json")}
-    for path in (*runs.glob("*.png"), *runs.glob("*_generator.keras")):
+    generators = [runs / f"{path.stem}_generator.keras" for path in kept]
+    kept += [path for path in generators if path.exists()]
+    for path in runs.glob("*.png"):
         owners = [name for name in known if f"{path.stem}_".startswith(f"{name}_")]
         if max(owners, key=len, default="") in shown:
             kept.append(path)

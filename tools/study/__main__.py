@@ -6,7 +6,7 @@ import dataclasses
 import keras
 
 from core import devices, records
-from tools.study import arms, report, trainer
+from tools.study import arms, figures, report, trainer
 
 SMOKE = ("own-4500-gan", "few-400", "few-400-gan", "compress-400", "compress-gan-400")
 
@@ -15,11 +15,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", nargs="+", metavar="ARM", help="run only these arms")
     parser.add_argument("--smoke", action="store_true", help="run a few steps of one arm per kind")
-    parser.add_argument("--report", action="store_true", help="print the tables and train nothing")
+    parser.add_argument("--report", action="store_true", help="only print tables and draw figures")
     chosen = parser.parse_args()
     keras.config.disable_interactive_logging()  # one line per epoch, without progress bars
     if chosen.report:
-        return report.write()
+        return show()
     if chosen.smoke:
         return smoke()
     folder = records.run_folder(trainer.FOLDER)
@@ -29,8 +29,18 @@ def main() -> None:
             continue
         final = trainer.choose(arm)
         for seed in arm.seeds:
+            if seed and arm.control and not trainer.is_a_point_better(arm):
+                break
             record = trainer.train(final, seed)
             print(f"{record['name']}: {record['test_accuracy']:.1%}. {time_left()}", flush=True)
+
+
+def show() -> None:
+    """Print the tables of the runs on this machine, and draw their figures in runs/study."""
+    found = report.by_seed(published=False)
+    for table in (report.planned_table, report.exploratory_table, report.arms_table):
+        print(table(found))
+    figures.draw(found, records.run_folder("study"))
 
 
 def time_left() -> str:

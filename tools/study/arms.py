@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 
 SEEDS = (0, 1, 2, 3, 4)
+SIZES = (100, 400, 1_000, 4_500)  # numbers of photographs in question 2
 TRIAL_SEED = 5  # seed of the trials, which choose a recipe; they use GAN 0
 
 
@@ -35,11 +36,9 @@ class Arm:
     stages: tuple = ()  # stages of trials; each starts from the best settings so far
     trial_steps: int = 0  # steps of a trial; 0: the same as `steps`
     borrowed: str = ""  # name of the arm whose chosen settings are used instead of trials
-
-    @property
-    def seeds(self) -> tuple[int, ...]:
-        """Return the seeds of the runs that are reported."""
-        return (0,) if self.noise else SEEDS
+    # runs
+    seeds: tuple[int, ...] = SEEDS
+    control: str = ""  # if given, only seed 0, unless it is a point better than this arm's seed 0
 
 
 def grid(**values) -> tuple[dict, ...]:
@@ -93,31 +92,57 @@ def compress() -> list[Arm]:
         },
         "compress-real": {"photographs": 45_000},
         "compress-5000": {"gan": "long", "per_class": 50},
-        "compress-noise": {"noise": True},
+        "compress-noise": {"noise": True, "seeds": (0,)},
     }  # fmt: skip
     return [dataclasses.replace(base, name=name, **values) for name, values in sources.items()]
 
 
-def exploratory() -> list[Arm]:
-    """Return the exploratory arms, which have no p values."""
-    merged = Arm("merged", gan="long", early_stopping=True)
-    doses = [dataclasses.replace(merged, name=f"dose-{n}", per_class=n) for n in (5, 20, 450)]
-    alone = Arm("few-0-gan", photographs=0, gan="long", steps=2_816, borrowed="few-400-gan")
+def compress_more() -> list[Arm]:
+    """Return exploratory arms of question 3: chosen GAN images, and three times the steps."""
+    long = Arm("", photographs=0, teacher=True, steps=25_344, seeds=(0,))
+    gan = {"gan": "long", "candidates": 1, "per_class": 5_400}
+    mixed = gan | {"share": 0.5, "photographs": 400}
     return [
-        *doses,
-        Arm("dose-0", early_stopping=True),
-        *(dataclasses.replace(merged, name=f"quality-{gan}", gan=gan, per_class=50)
-          for gan in ("short", "longer")),
-        dataclasses.replace(merged, name="slow-classes", slow_classes=50, per_class=100),
-        dataclasses.replace(merged, name="real-ten-times", share=1 / 11),
-        alone,
+        dataclasses.replace(
+            long, name="compress-chosen", gan="long", steps=8_448, seeds=(0, 1, 2),
+            borrowed="compress-gan",
+        ),
+        dataclasses.replace(long, name="compress-gan-3x", borrowed="compress-gan", **gan),
+        dataclasses.replace(
+            long, name="compress-gan-400-3x", borrowed="compress-gan-400", **mixed
+        ),
+        dataclasses.replace(
+            long, name="compress-real-3x", borrowed="compress-real", photographs=45_000
+        ),
+    ]  # fmt: skip
+
+
+def doses() -> list[Arm]:
+    """Return exploratory arms of question 1, with the recipe of notebook 2 at 45,000 photographs.
+
+    They vary the number of GAN images, their quality, the number of steps, and which of them count.
+    """
+    without = Arm("dose-0", rate=2e-3, early_stopping=True)
+    merged = dataclasses.replace(without, name="dose-50", gan="long", per_class=50)
+    others = {
+        "dose-450": {"per_class": 450}, "dose-20": {"per_class": 20}, "dose-5": {"per_class": 5},
+        "quality-short": {"gan": "short"}, "quality-longer": {"gan": "longer"},
+        "added-50": {"steps": 9_384},  # twelve epochs of 50,000 images
+        "slow-classes": {"slow_classes": 50, "per_class": 100, "control": "dose-0"},
+        "real-ten-times": {"share": 1 / 11, "per_class": 450, "control": "dose-0"},
+    }  # fmt: skip
+    return [
+        without, merged,
+        *(dataclasses.replace(merged, name=name, **values) for name, values in others.items()),
+        dataclasses.replace(without, name="added-0", steps=9_384),
     ]  # fmt: skip
 
 
 # In the order in which they are run, those of the planned comparisons first.
 ARMS = [
-    *augment(), *stand_in(400), *compress()[:2], *compress()[2:], *stand_in(1_000),
-    *stand_in(4_500), *stand_in(100), *exploratory(),
+    *augment(), *stand_in(400), *compress(), *stand_in(1_000), *stand_in(4_500), *stand_in(100),
+    Arm("few-0-gan", photographs=0, gan="long", steps=2_816, borrowed="few-400-gan"),
+    *doses(), *compress_more(),
 ]  # fmt: skip
 PLANNED = {  # by comparison: the arm with GAN images and the arm without
     "A": ("vgg16_gan", "vgg16"),  # notebook 2's runs
@@ -125,3 +150,20 @@ PLANNED = {  # by comparison: the arm with GAN images and the arm without
     "C": ("few-400-gan", "few-400"),
     "D": ("compress-gan", "compress-400"),
 }
+EXPLORATORY = (  # the comparison in words, the arm with GAN images (or more of them), the control
+    *((f"{size:,} photographs, others' GAN", f"few-{size}-gan", f"few-{size}") for size in SIZES),
+    *((f"45,000 photographs, {dose} images per class", f"dose-{dose}", "dose-0")
+      for dose in (5, 20, 50, 450)),
+    ("45,000 photographs, make fast, 20 or 50 per class", "vgg16_fast_gan", "vgg16_fast"),
+    ("45,000 photographs, 50 per class, a smaller GAN", "quality-short", "dose-0"),
+    ("45,000 photographs, 50 per class, a better GAN", "quality-longer", "dose-0"),
+    ("45,000 photographs, 50 per class added, as many steps", "added-50", "added-0"),
+    ("45,000 photographs, 100 for each slow class", "slow-classes", "dose-0"),
+    ("45,000 photographs that count ten times as much", "real-ten-times", "dose-0"),
+    ("imitating on GAN images and 400 photographs, not these alone",
+     "compress-gan-400", "compress-400"),
+    ("imitating on GAN images, not 45,000 photographs", "compress-gan", "compress-real"),
+    ("imitating on 5,000 GAN images, not all different ones", "compress-5000", "compress-gan"),
+    ("imitating on chosen GAN images", "compress-chosen", "compress-gan"),
+    ("imitating on GAN images, three times the steps", "compress-gan-3x", "compress-real-3x"),
+)  # fmt: skip

@@ -6,29 +6,32 @@ import scipy.stats
 
 from core import comparison, records
 from tools.run import run_name_of_seed
-from tools.study.arms import PLANNED, SEEDS
+from tools.study.arms import EXPLORATORY, PLANNED, SEEDS, SIZES
 
 CHOSEN = ("rate", "weight_decay", "trivial_augment", "cutmix", "share", "per_class", "temperature")
-ALIKE = ("commit", "precision", "steps", "teacher")  # these and the backend must be equal in a pair
+ALIKE = ("commit", "precision", "teacher")  # these, backend and steps must be equal in a pair
 
 
 def by_seed(published: bool = True) -> dict[str, dict[int, dict]]:
-    """Return records by arm and seed: those of the study and, for comparison A, of notebook 2."""
+    """Return records by arm and seed: those of the study and those of notebook 2."""
     found = {}
     for record in records.read("study", published).values():
         if record.get("trial") is False:  # records of the earlier study lack this key
             found.setdefault(record["arm"], {})[record["seed"]] = record
     runs = records.read("cifar100", published)
-    for arm, ending in (("vgg16", ""), ("vgg16_gan", "_gan")):
-        names = {seed: run_name_of_seed("vgg16", seed) + ending for seed in SEEDS}
-        found[arm] = {seed: runs[name] for seed, name in names.items() if name in runs}
+    for name in ("vgg16", "vgg16_fast"):
+        for ending in ("", "_gan"):
+            names = {seed: run_name_of_seed(name, seed) + ending for seed in SEEDS}
+            made = {seed: runs[each] for seed, each in names.items() if each in runs}
+            found |= {name + ending: made} if made else {}
     return found
 
 
 def pairs(found: dict, with_gan: str, without: str) -> list[tuple[dict, dict]]:
     """Return a pair of records, with and without GAN images, for each seed that both arms have.
 
-    Raises `ValueError` if the two runs of a pair differ in a key of `ALIKE` or in the backend.
+    Raises `ValueError` if the two runs of a pair differ in a key of `ALIKE`, in the backend or in
+    the number of steps.
     """
     both = sorted(found.get(with_gan, {}).keys() & found.get(without, {}).keys())
     made = [(found[with_gan][seed], found[without][seed]) for seed in both]
@@ -36,10 +39,17 @@ def pairs(found: dict, with_gan: str, without: str) -> list[tuple[dict, dict]]:
         differing = [key for key in ALIKE if one.get(key) != other.get(key)]
         if one["versions"]["backend"] != other["versions"]["backend"]:
             differing.append("backend")
+        if steps_without_stopping(one) != steps_without_stopping(other):
+            differing.append("steps")
         if differing:
             names = f"{one['name']} and {other['name']}"
             raise ValueError(f"{names} cannot be compared: they differ in {', '.join(differing)}")
     return made
+
+
+def steps_without_stopping(record: dict) -> int:
+    """Return the number of steps that a run would take if early stopping never ended it."""
+    return record["steps"] // record["epochs_run"] * record["epochs"]
 
 
 def gains(found: dict, with_gan: str, without: str) -> list[float]:
@@ -84,17 +94,31 @@ def verdict(p: float, low: float, high: float) -> str:
 
 
 def planned_table(found: dict) -> str:
-    """Return a Markdown table with one row per planned comparison."""
-    rows = []
-    for name, each in planned(found).items():
-        means = [
-            comparison.mean_with_interval([run["test_accuracy"] for run in found[arm].values()])
-            for arm in PLANNED[name]
-        ]
-        gain = comparison.gain_with_interval(each["gains"])
-        rows.append([name, *means, gain, f"{each['p']:.3f}", each["verdict"]])
+    """Return a Markdown table with one row per planned comparison that has runs."""
+    rows, finished = [], planned(found)
+    for name, pair in PLANNED.items():
+        points = gains(found, *pair)
+        if points:
+            accuracies = [_mean(found, arm) for arm in pair]
+            p, answer = "–", f"{len(points)} of {len(SEEDS)} seeds"
+            if name in finished:
+                p, answer = finished[name]["p"], finished[name]["verdict"]
+                p = f"{p:.3f}" if p >= 0.001 else "below 0.001"
+            rows.append([name, *accuracies, comparison.gain_with_interval(points), p, answer])
     columns = ["comparison", "with GAN images", "without", "difference in points (95 % interval)"]
     return comparison.markdown(pandas.DataFrame(rows, columns=[*columns, "adjusted p", "verdict"]))
+
+
+def exploratory_table(found: dict) -> str:
+    """Return a Markdown table of the exploratory comparisons that have runs."""
+    rows = []
+    for words, *pair in EXPLORATORY:
+        if points := gains(found, *pair):
+            accuracies = [_mean(found, arm) for arm in pair]
+            gain = comparison.gain_with_interval(points)
+            rows.append([words, *accuracies, gain, len(points)])
+    columns = ["comparison", "with", "without", "difference in points (95 % interval)", "seeds"]
+    return comparison.markdown(pandas.DataFrame(rows, columns=columns))
 
 
 def arms_table(found: dict) -> str:
@@ -102,16 +126,32 @@ def arms_table(found: dict) -> str:
     rows = []
     for arm, runs in found.items():
         first = runs[min(runs)]
-        accuracy = comparison.mean_with_interval([each["test_accuracy"] for each in runs.values()])
         own = {key: first["parameters"].get(key) for key in CHOSEN}
         recipe = ", ".join(f"{key} {value}" for key, value in own.items() if value)
-        rows.append([f"`{arm}`", accuracy, len(runs), f"{first['steps']:,}", recipe or "–"])
+        steps = f"{steps_without_stopping(first):,}"
+        rows.append([f"`{arm}`", _mean(found, arm), len(runs), steps, recipe or "–"])
     columns = ["arm", "test accuracy", "seeds", "steps", "recipe"]
     return comparison.markdown(pandas.DataFrame(rows, columns=columns))
 
 
-def write() -> None:
-    """Print the tables of the runs on this machine."""
-    found = by_seed(published=False)
-    print(planned_table(found))
-    print(arms_table(found))
+def _mean(found: dict, arm: str) -> str:
+    return comparison.mean_with_interval([run["test_accuracy"] for run in found[arm].values()])
+
+
+def worth_in_photographs(found: dict, repeats: int = 10_000) -> tuple[float, float, float]:
+    """Return how many photographs alone do as well as GAN images alone, and its 95 % interval.
+
+    The accuracy is interpolated over the logarithm of the number of photographs. The interval comes
+    from a bootstrap that resamples seeds, separately for the photographs and for the GAN images;
+    each seed has a GAN of its own.
+    """
+    curve = np.array([[found[f"few-{size}"][seed]["test_accuracy"] for size in SIZES]
+                      for seed in SEEDS])  # fmt: skip
+    alone = np.array([found["few-0-gan"][seed]["test_accuracy"] for seed in SEEDS])
+    rng, worth = np.random.default_rng(0), []
+    for _ in range(repeats):
+        photographs, gans = rng.integers(0, len(SEEDS), (2, len(SEEDS)))
+        mean = curve[photographs].mean(axis=0)
+        worth.append(np.interp(alone[gans].mean(), mean, np.log(SIZES)))
+    middle = np.interp(alone.mean(), curve.mean(axis=0), np.log(SIZES))
+    return tuple(np.exp([middle, *np.quantile(worth, (0.025, 0.975))]).tolist())

@@ -207,12 +207,14 @@ def early_stopping(arm: Arm, images: np.ndarray, labels: np.ndarray) -> dict:
 def choose(arm: Arm) -> Arm:
     """Return an arm with the settings of its most accurate trial on the validation images.
 
-    Trials that have no record are run. An arm with `borrowed` takes the settings of that arm.
+    Trials that have no record are run. An arm with `borrowed` takes the settings that the trials of
+    that arm have chosen.
     """
     if arm.borrowed:
-        donor = choose(next(each for each in ARMS if each.name == arm.borrowed))
-        fields = ("rate", "weight_decay", "trivial_augment", "cutmix", "share", "candidates")
-        return dataclasses.replace(arm, **{name: getattr(donor, name) for name in fields})
+        donor = next(each for each in ARMS if each.name == arm.borrowed)
+        tried = {name for stage in donor.stages for settings in stage for name in settings}
+        chosen = choose(donor)
+        return dataclasses.replace(arm, **{name: getattr(chosen, name) for name in tried})
     best, highest = dataclasses.replace(arm, stages=()), -1.0
     for stage in arm.stages:
         start = best
@@ -222,3 +224,13 @@ def choose(arm: Arm) -> Arm:
             if accuracy > highest:
                 best, highest = trial, accuracy
     return best
+
+
+def is_a_point_better(arm: Arm) -> bool:
+    """Return whether an arm beats its control by a point on the validation images, with seed 0."""
+    folder = records.run_folder(FOLDER)
+    own, control = (
+        json.loads((folder / f"{name}-seed0.json").read_text(encoding="utf-8"))["val_accuracy"]
+        for name in (arm.name, arm.control)
+    )
+    return own - control >= 0.01

@@ -1,0 +1,110 @@
+"""Figures of the study: one panel per question, drawn from its records."""
+
+from pathlib import Path
+
+import numpy as np
+import seaborn
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from core import measures
+from tools.study import report
+from tools.study.arms import PLANNED, SIZES
+
+BLUE, ORANGE, GREEN = seaborn.color_palette("colorblind")[:3]
+TITLES = {
+    "augment": "1. Augment: images of a GAN that was\ntrained on the same photographs",
+    "stand_in": "2. Stand in: few photographs, and a GAN\nthat was trained on 45,000 others",
+    "compress": "3. Compress: a small network learns from\na large one, without its photographs",
+}
+AUGMENT = {  # by label: the arms with and without GAN images
+    "45,000 photographs,\nAdam (as described)": PLANNED["A"],
+    "45,000 photographs,\nMuon (make fast)": ("vgg16_fast_gan", "vgg16_fast"),
+    "4,500 photographs,\nrecipes tuned for them": PLANNED["B"],
+}
+COMPRESS = {
+    "compress-real": "45,000 photographs",
+    "compress-gan-400": "GAN images and\n400 photographs",
+    "compress-gan": "GAN images,\nall different",
+    "compress-5000": "5,000 GAN images",
+    "compress-400": "400 photographs",
+    "compress-noise": "noise",
+}
+
+
+def draw_augment(axis: Axes, found: dict) -> None:
+    """Draw the paired differences in test accuracy, with GAN images minus without, in points."""
+    gains = {label: report.gains(found, *pair) for label, pair in AUGMENT.items()}
+    gains = {label: each for label, each in gains.items() if each}
+    axis.axvspan(-1, 1, color="0.92", label="less than one point")
+    axis.axvline(0, color="0.4", lw=1)
+    for row, each in enumerate(gains.values()):
+        above = np.full(len(each), row - 0.12)
+        label = "" if row else "one seed and GAN"
+        axis.plot(each, above, "o", color=ORANGE, ms=4, alpha=0.7, label=label)
+        _mark(axis, each, row + 0.12, ORANGE, label="" if row else "mean, 95 % interval")
+    axis.set_yticks(range(len(gains)), list(gains))
+    axis.set_ylim(len(gains) - 0.5, -0.5)
+    axis.set_xlabel("test accuracy with GAN images minus without (points)")
+    axis.legend(fontsize=8, loc="lower right")
+
+
+def draw_stand_in(axis: Axes, found: dict) -> None:
+    """Draw the test accuracy by the number of photographs, with GAN images and without."""
+    for ending, colour, label in (
+        ("-gan", ORANGE, "with GAN images"),
+        ("", BLUE, "photographs alone"),
+    ):
+        sizes = [size for size in SIZES if f"few-{size}{ending}" in found]
+        runs = [_accuracies(found, f"few-{size}{ending}") for size in sizes]
+        axis.plot(sizes, [each.mean() for each in runs], "-", color=colour, label=label)
+        for size, each in zip(sizes, runs, strict=True):
+            _mark(axis, each, size, colour, vertical=True)
+    if "few-0-gan" in found:
+        alone = _accuracies(found, "few-0-gan").mean()
+        axis.axhline(alone, ls="--", color=GREEN, label="GAN images alone")
+    axis.set(xscale="log", xlabel="photographs", ylabel="test accuracy (%)", ylim=(0, None))
+    axis.set_xticks(SIZES, [f"{size:,}" for size in SIZES])
+    axis.minorticks_off()
+    axis.legend(fontsize=8)
+
+
+def draw_compress(axis: Axes, found: dict) -> None:
+    """Draw the small network's test accuracy by the images on which it imitates the large one."""
+    names = [name for name in COMPRESS if name in found]
+    for row, name in enumerate(names):
+        accuracies = _accuracies(found, name)
+        colour = ORANGE if "GAN" in COMPRESS[name] else BLUE
+        axis.barh(row, accuracies.mean(), color=colour, alpha=0.5)
+        axis.text(1, row, f"{accuracies.mean():.1f} %", va="center", fontsize=9)
+        _mark(axis, accuracies, row, colour)
+    axis.set_yticks(range(len(names)), [COMPRESS[name] for name in names])
+    axis.invert_yaxis()
+    axis.set_xlabel("test accuracy (%)")
+
+
+PANELS = {"augment": draw_augment, "stand_in": draw_stand_in, "compress": draw_compress}
+
+
+def draw(found: dict, folder: Path) -> None:
+    """Save one figure per question, and all three as study.png, in `folder`."""
+    together = Figure(figsize=(15, 4.2), layout="constrained")
+    for axis, (name, panel) in zip(together.subplots(1, 3), PANELS.items(), strict=True):
+        alone = Figure(figsize=(6.4, 4.2), layout="constrained")
+        for each in (axis, alone.subplots()):
+            panel(each, found)
+            each.set_title(TITLES[name], fontsize=11, loc="left")
+        alone.savefig(folder / f"study_{name}.png", dpi=110, metadata={"Software": None})
+    together.savefig(folder / "study.png", dpi=110, metadata={"Software": None})
+
+
+def _accuracies(found, name):
+    return np.array([100 * run["test_accuracy"] for run in found[name].values()])
+
+
+def _mark(axis, values, place, colour, vertical=False, label=""):
+    """Mark the mean of values with its 95 % confidence interval, if there are two or more."""
+    mean, half = measures.mean_and_interval(values) if len(values) > 1 else (np.mean(values), 0)
+    x, y = (place, mean) if vertical else (mean, place)
+    error = {"yerr" if vertical else "xerr": half}
+    axis.errorbar(x, y, **error, fmt="D", ms=5, color=colour, capsize=3, label=label)
