@@ -11,6 +11,7 @@ import pandas
 import core
 from core import comparison, records
 from tools import bench, cells
+from tools.study import report
 
 RESULTS = core.ROOT / "results"
 TRAINS = {  # by notebook: the records in its first cell's table, and the key and name of a score
@@ -23,7 +24,7 @@ TRAINS = {  # by notebook: the records in its first cell's table, and the key an
 def tables() -> dict[str, dict[str, str]]:
     """Return the Markdown tables, by page and by the name of the marks that enclose them."""
     runs = comparison.frame(list(records.read("cifar100", published=True).values()))
-    speed = RESULTS / "bench" / "bench.json"
+    speed, study = RESULTS / "bench" / "bench.json", report.by_seed()
     return {
         "README.md": {"summary": comparison.groups_table(described_first(comparison.groups(runs)))},
         "docs/results.md": {
@@ -32,6 +33,11 @@ def tables() -> dict[str, dict[str, str]]:
             "gans": gan_table(),
         },
         "docs/models.md": {"models": models_table()},
+        "docs/study.md": {
+            "planned": report.planned_table(study),
+            "exploratory": report.exploratory_table(study),
+            "arms": report.arms_table(study),
+        },
         "docs/speed.md": {"bench": bench.report(json.loads(speed.read_bytes()))},
     }
 

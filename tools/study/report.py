@@ -19,12 +19,10 @@ def by_seed(published: bool = True) -> dict[str, dict[int, dict]]:
         if record.get("trial") is False:  # records of the earlier study lack this key
             found.setdefault(record["arm"], {})[record["seed"]] = record
     runs = records.read("cifar100", published)
-    for name in ("vgg16", "vgg16_fast"):
-        for ending in ("", "_gan"):
-            names = {seed: run_name_of_seed(name, seed) + ending for seed in SEEDS}
-            made = {seed: runs[each] for seed, each in names.items() if each in runs}
-            found |= {name + ending: made} if made else {}
-    return found
+    for arm, ending in (("vgg16", ""), ("vgg16_gan", "_gan")):
+        names = {seed: run_name_of_seed("vgg16", seed) + ending for seed in SEEDS}
+        found[arm] = {seed: runs[name] for seed, name in names.items() if name in runs}
+    return {arm: runs for arm, runs in found.items() if runs}
 
 
 def pairs(found: dict, with_gan: str, without: str) -> list[tuple[dict, dict]]:
