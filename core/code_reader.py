@@ -1,10 +1,9 @@
 """Describes values and code, so that descriptions are equal only if the values behave alike.
 
-Functions and classes of a notebook or of this project are described by their bytecode, which does
-not depend on comments and docstrings, and by the globals, closures and modules that they use.
-Objects are described by the state that pickle would store, including `__slots__` and attributes
-with underscores; Keras objects by their configuration and by every attribute that Keras's own code
-does not assign.
+A function or class of a notebook or of this project is described by its bytecode, which does not
+depend on comments, and by the globals, closures and modules that it uses. An object is described by
+the state that pickle would store, and a Keras object by its configuration and by every attribute
+that Keras's own code does not assign.
 
 No library does this: cloudpickle's bytes change with a comment, `inspect.getclosurevars` overlooks
 nested functions, `ast` needs source text that lambdas lack, and a traced graph shows neither the
@@ -139,8 +138,7 @@ class CodeReader:
             with warnings.catch_warnings(action="ignore"):  # about lambdas, whose code is read
                 config = keras.saving.serialize_keras_object(value.get_config())
         except Exception as error:
-            reason = str(error).partition("\n")[0]
-            return self.cannot_read(f"{where} has no readable configuration ({reason})")
+            return self.cannot_read(f"{where} has no readable configuration ({error!s:.100})")
         return _without_counters(self.read(config, where))
 
     def read_class(self, kind):
@@ -172,11 +170,8 @@ class CodeReader:
             self.seen[id(function)] = function
             codes = _nested(function.__code__)
             defaults = [function.__defaults__, function.__kwdefaults__, vars(function)]
-            defaults = self.read(defaults, name)
-            description = {
-                "code": short_digest([_readable(code) for code in codes]),
-                "defaults": defaults,
-            }
+            code = short_digest([_readable(code) for code in codes])
+            description = {"code": code, "defaults": self.read(defaults, name)}
             self.read_names(name, codes, function.__globals__)
             own = self.enter(name, description)
             names = (f"{own}.{free}" for free in function.__code__.co_freevars)
@@ -290,10 +285,7 @@ def _readable(code: types.CodeType) -> list:
 
 
 def _without_counters(config: Any) -> Any:
-    """Return a configuration in which names are numbered in order of appearance.
-
-    Keras numbers the names of layers per process, so conv2d_12 becomes, for example, conv2d#3.
-    """
+    """Return a configuration with names as conv2d#3: Keras's numbers depend on the process."""
     text = json.dumps(config)
     for place, name in enumerate(dict.fromkeys(re.findall(r'"name": ("[^"]+")', text))):
         numbered = f'"{re.sub(r"_[0-9]+$", "", name[1:-1])}#{place}"'

@@ -14,13 +14,12 @@ from core import devices
 if keras.backend.backend() == "tensorflow":
     import tensorflow as tf
 
-ENABLED = True  # False: compute as Keras itself does; read when a network is called
 ONE_CORE_PER_OPERATION = os.environ.get("TF_NUM_INTRAOP_THREADS") == "1"  # see core/__init__.py
 
 
 def on_tensorflow() -> bool:
-    """Return whether the backend is TensorFlow and its faster kernels are enabled."""
-    return ENABLED and keras.backend.backend() == "tensorflow"
+    """Return whether the backend is TensorFlow, whose faster kernels are used here."""
+    return keras.backend.backend() == "tensorflow"
 
 
 @keras.saving.register_keras_serializable("core")

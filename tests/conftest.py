@@ -3,7 +3,9 @@
 import os
 import pickle
 import shutil
+import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +61,32 @@ def policy():
     before = keras.config.dtype_policy()
     yield before
     keras.config.set_dtype_policy(before)
+
+
+def process_of(script, *arguments, folder=ROOT, **variables):
+    """Return what `subprocess` needs to run a script that finds this project and its tests."""
+    command = [sys.executable, "-c", textwrap.dedent(script), *map(str, arguments)]
+    places = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    environment = os.environ | {"PYTHONPATH": places} | variables
+    environment = {name: value for name, value in environment.items() if value is not None}
+    return {"args": command, "cwd": folder, "env": environment, "text": True}
+
+
+def run_script(script, *arguments, timeout=300, **choices):
+    """Run such a script to its end; return its status and what it printed."""
+    options = process_of(script, *arguments, **choices)
+    return subprocess.run(**options, capture_output=True, timeout=timeout)
+
+
+def start_script(script, *arguments, **choices):
+    options = process_of(script, *arguments, **choices)
+    return subprocess.Popen(**options, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def git(folder, *words):
+    """Run git in a folder and return what it prints."""
+    identity = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
+    return subprocess.check_output(["git", "-C", folder, *identity, *words], text=True).strip()
 
 
 def split_content(n=200, seed=0):

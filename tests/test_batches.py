@@ -1,13 +1,14 @@
-"""Batches depend on seed, epoch and step alone: order, crop and flip, CutMix, noise."""
+"""Batches depend on seed, epoch and step alone; how they are augmented."""
 
 import threading
 from unittest import mock
 
 import numpy as np
 import pytest
+from PIL import Image
 from test_training import tiny_batches
 
-from core import batches, devices
+from core import augment, batches, devices
 from core.batches import Batches, crop_and_flip, cutmix
 
 
@@ -28,24 +29,24 @@ def test_batches_depend_on_seed_epoch_and_step_alone():
 
 
 def test_order_augmentation_cutmix_and_noise_have_different_streams():
-    made = tiny_batches(noise_size=4, cutmix=1.0, trivial_augment=True, seed=91)
+    made = tiny_batches(noise_size=64, cutmix=1.0, trivial_augment=True, seed=91)
     made.epoch = 2
     with mock.patch.object(batches, "random_stream", wraps=batches.random_stream) as streams:
-        made[3]
+        (_, noise), _ = made[3]
     used = [call.args for call in streams.call_args_list]
     purposes = [(purpose, 91, 2, 3) for purpose in ("augmentation", "cutmix", "noise")]
     assert used == [("order", 91, 2), *purposes]
+    assert len({batches.random_stream(*each).integers(2**63) for each in used}) == 4
+    assert noise.shape == (32, 64)
+    assert noise.mean() == pytest.approx(0, abs=0.1)
+    assert noise.std() == pytest.approx(1, abs=0.1)
 
 
-@pytest.fixture
-def ahead(monkeypatch):
+def test_the_next_batches_are_made_in_threads_while_a_gpu_trains(monkeypatch):
+    plain, makers = tiny_batches(), {}
     monkeypatch.setattr(devices, "has_gpu", lambda: True)
-    return tiny_batches()
-
-
-def test_the_next_batches_are_made_in_threads_while_a_gpu_trains(ahead):
-    plain, makers, settings = tiny_batches(), {}, ahead.__getstate__()
-    plain._threads = None
+    ahead = tiny_batches()
+    settings = ahead.__getstate__()
 
     def watched(*place):
         makers[place] = threading.current_thread()
@@ -58,27 +59,14 @@ def test_the_next_batches_are_made_in_threads_while_a_gpu_trains(ahead):
             assert list(ahead._made) == [(0, each) for each in upcoming]
     assert sorted(makers) == [(0, step) for step in range(len(ahead))]  # each once, none beyond
     assert threading.current_thread() not in makers.values()
-    ahead.epoch = 2
+    ahead.epoch = plain.epoch = 2
     names = "images labels batch_size seed pad cutmix trivial_augment noise_size classes"
     assert ahead.__getstate__() == settings  # which define a run; its progress does not
     assert set(settings) == {*names.split(), "steps_per_epoch"}
-
-
-def test_batches_made_ahead_follow_every_change(ahead):
-    plain = tiny_batches(cutmix=1.0)
-    plain._threads = None
     ahead[0]
-    ahead.cutmix = 1.0  # a callback may change it: the next batch has it
+    ahead.cutmix = plain.cutmix = 1.0  # a callback may change it: the next batch has it
     for step in (1, 3, 2, 0):
         assert_equal(ahead[step], plain[step])
-
-
-def test_noise_is_normal():
-    made = tiny_batches(noise_size=5)
-    noise = np.array([made[step][0][1] for step in range(10)])
-    assert noise.shape == (10, 32, 5)
-    assert noise.mean() == pytest.approx(0, abs=0.1)
-    assert noise.std() == pytest.approx(1, abs=0.1)
 
 
 def test_an_epoch_shows_every_image_once_and_full_batches():
@@ -132,3 +120,38 @@ def test_mixed_batches_come_as_often_as_asked_and_change_nothing_else():
             were_mixed.append(shared.max(axis=1).min() < 1)
             assert were_mixed[-1] or (mixed == images).all()
     assert 0.35 < np.mean(were_mixed) < 0.65
+
+
+PIXELS = np.random.default_rng(0).integers(30, 220, (5, 5, 3), np.uint8)
+IMAGE = Image.fromarray(PIXELS).resize((32, 32))  # smooth
+
+
+@pytest.mark.parametrize("operation", augment.OPERATIONS)
+def test_an_operation_changes_less_at_a_smaller_strength(operation):
+    plain = np.asarray(IMAGE).astype(int)
+    changes = [np.abs(np.asarray(operation(IMAGE, s)) - plain).mean() for s in (0.0, 0.5, 1.0)]
+    assert changes[0] <= changes[1] <= changes[2]
+    assert changes[0] == 0 or operation in augment.OPERATIONS[-2:]  # autocontrast and equalize
+    assert changes[2] > 0 or operation is augment.OPERATIONS[0]
+
+
+def test_an_image_is_sheared_and_moved_about_its_middle():
+    line = np.zeros((32, 32, 3), np.uint8)
+    line[:, 16] = 255
+    sheared = np.asarray(augment.OPERATIONS[2](Image.fromarray(line), 1.0))[..., 0] == 255
+    assert sheared[16].argmax() == 16
+    assert sheared[6].argmax() - sheared[26].argmax() == 6  # 0.3 pixels per row
+    moved = np.asarray(augment.OPERATIONS[4](Image.fromarray(line), 0.5))
+    assert moved[0, 11].tolist() == [255] * 3
+    assert moved[0, -1].tolist() == [*augment.GREY]
+
+
+def test_each_image_gets_an_operation_of_its_own_and_the_original_stays():
+    images = np.repeat(np.asarray(IMAGE)[None], 200, axis=0)
+    before = images.copy()
+    changed = augment.trivial_augment(images, np.random.default_rng(0))
+    np.testing.assert_array_equal(images, before)
+    assert (changed.shape, changed.dtype) == (images.shape, np.uint8)
+    assert len({image.tobytes() for image in changed}) > 100
+    again = augment.trivial_augment(images, np.random.default_rng(0))
+    np.testing.assert_array_equal(changed, again)

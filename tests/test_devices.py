@@ -5,22 +5,19 @@ import json
 import os
 import signal
 import socket
-import subprocess
-import sys
 import time
-from pathlib import Path
 from unittest import mock
 
 import keras
 import numpy as np
 import pytest
+from conftest import run_script, start_script
 from test_training import tiny_batches, tiny_model, train
 
 from core import checkpoints, devices, layers, synthetic
 from core.gan import TeacherLoss, two_rates
 from tools import cells
 
-TESTS = Path(__file__).resolve().parent
 MANY = {"steps_per_epoch": 20}
 FOR_GAN = {"noise_size": 4, "classes": 100}
 
@@ -31,14 +28,12 @@ def test_keras_s_settings_for_other_projects_change_nothing(tmp_path):
     (tmp_path / ".keras").mkdir()
     other = {"image_data_format": "channels_first", "floatx": "float16", "backend": "no_such"}
     (tmp_path / ".keras" / "keras.json").write_text(json.dumps(other), encoding="utf-8")
-    script = "import core.devices, keras; config = keras.config; "
-    script += "print(config.backend(), config.floatx(), config.image_data_format())"
-    environment = os.environ | {"HOME": str(tmp_path)}
-    environment = {k: v for k, v in environment.items() if k[:5] != "KERAS"}
-    done = subprocess.run(
-        [sys.executable, "-c", script], env=environment, capture_output=True, text=True,
-        cwd=TESTS.parent,
-    )  # fmt: skip
+    script = """
+        import core.devices, keras
+        config = keras.config
+        print(config.backend(), config.floatx(), config.image_data_format())
+    """
+    done = run_script(script, HOME=str(tmp_path), KERAS_BACKEND=None, KERAS_HOME=None)
     assert done.stdout == "tensorflow float32 channels_last\n", done.stderr
 
 
@@ -140,11 +135,9 @@ def train_together(folder, *callbacks):
 
 
 def start(script, config=None):
-    """Start a Python process that has this module's functions; `config` is its TF_CONFIG."""
-    script = f"import sys; sys.path[:0] = [{str(TESTS)!r}]; from test_devices import *; {script}"
-    environment = os.environ | ({"TF_CONFIG": json.dumps(config)} if config else {})
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen([sys.executable, "-c", script], text=True, env=environment, **pipes)
+    """Start a process that has this module's functions; `config` is its TF_CONFIG."""
+    config = json.dumps(config) if config else None
+    return start_script(f"from test_devices import *; {script}", TF_CONFIG=config)
 
 
 def configurations():
@@ -249,13 +242,11 @@ def test_only_the_first_of_several_workers_writes(tmp_path, monkeypatch):
 
 
 def test_the_processor_is_described_by_its_name_and_features(monkeypatch, tmp_path):
-    monkeypatch.setattr("os.cpu_count", lambda: 2)
-    monkeypatch.setattr("platform.processor", lambda: "")
-    monkeypatch.setattr("platform.machine", lambda: "arm64")
+    monkeypatch.setattr("platform.processor", lambda: "arm")
     path = tmp_path / "cpuinfo"
-    assert devices._processor(path) == "2 cores, arm64"
+    assert devices._processor(path) == f"{os.cpu_count()} cores, arm"
     path.write_text("model name\t: Fast CPU\nflags\t\t: avx2 avx512f\n" * 2, encoding="utf-8")
-    assert devices._processor(path) == "2 cores, Fast CPU (avx2, avx512f)"
+    assert devices._processor(path) == f"{os.cpu_count()} cores, Fast CPU (avx2, avx512f)"
 
 
 @pytest.mark.parametrize("bfloat16", [0.5, 0.9])

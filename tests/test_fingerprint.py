@@ -3,13 +3,16 @@
 import functools
 import os
 import shutil
-import subprocess
 import sys
+import threading
+import types
 from pathlib import Path
 
 import keras
+import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, run_script
+from edits import EDITS, THINGS, WITHOUT_EFFECT
 from test_training import tiny_batches, tiny_data, tiny_model
 
 from core import fingerprint, layers
@@ -33,9 +36,6 @@ def stopping(patience):
 
 
 CHANGES = {
-    "activation": (lambda: {"model": tiny_model(activation="tanh")}, "is 'tanh', was 'relu'"),
-    "dropout": (lambda: {"model": tiny_model(dropout=0.2)}, "rate is 0.2, was 0.3"),
-    "loss": (lambda: {"model": tiny_model(loss="mse")}, "compile.loss is 'mse', was 'categ"),
     "optimizer": (lambda: {"model": tiny_model(optimizer=keras.optimizers.SGD)}, "is 'SGD', was"),
     "rate": (lambda: {"model": tiny_model(rate=2e-2)}, "initial_learning_rate is 0.02, was 0.01"),
     "first weights": (lambda: {"model": tiny_model(seed=1)}, "first weights changed"),
@@ -44,7 +44,6 @@ CHANGES = {
     "order": (lambda: {"batches": tiny_batches(seed=2)}, "batches.state.seed is 2, was 1"),
     "epochs": (lambda: {"epochs": 3}, "epochs is 3, was 5"),
     "patience": (lambda: {"callbacks": stopping(9)}, "callbacks.0.state.patience is 9, was 10"),
-    "callback": (lambda: {"callbacks": [keras.callbacks.TerminateOnNaN()]}, "is 'TerminateOnNaN'"),
     "class weights": (lambda: {"class_weight": {0: 1, 1: 2}}, "fit.class_weight.0 is new"),
     "two devices": (lambda: {"replicas": 2}, "replicas is 2, was 1"),
 }
@@ -94,10 +93,7 @@ def test_packages_are_installed_wherever_pip_put_them(tmp_path, beside):
         shutil.copytree(ROOT / "core", root / "core")
     kinds = "code_reader._is_own(keras.layers.Dense), code_reader._is_own(code_reader._nested)"
     script = f"import keras; from core import code_reader; print(keras.__file__, {kinds})"
-    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
-    done = subprocess.run(
-        [sys.executable, "-c", script], cwd=root, env=environment, capture_output=True, text=True
-    )
+    done = run_script(script, folder=root, PYTHONPATH=str(tmp_path))
     assert done.stdout.split() == [str(tmp_path / "keras" / "__init__.py"), "False", "True"]
 
 
@@ -106,8 +102,10 @@ def test_code_of_this_project_counts_and_installed_code_does_not(monkeypatch):
     assert "core.layers.BatchNormalization.call" in before["used"]
     assert "core.batches.crop_and_flip" in before["used"]
     assert not [name for name in before["used"] if name.startswith(("numpy", "keras"))]
-    monkeypatch.setattr(layers, "ENABLED", False)
-    assert "ENABLED is False, was True" in fingerprint.difference(of_run(), before)
+    one_core = layers.ONE_CORE_PER_OPERATION
+    monkeypatch.setattr(layers, "ONE_CORE_PER_OPERATION", not one_core)
+    words = f"ONE_CORE_PER_OPERATION is {not one_core}, was {one_core}"
+    assert words in fingerprint.difference(of_run(), before)
 
 
 def test_a_part_that_keras_cannot_write_down_is_read_or_named():
@@ -118,10 +116,95 @@ def test_a_part_that_keras_cannot_write_down_is_read_or_named():
     assert "'delta': 2.0" in str(of_run(tiny_model(loss=loss))["compile"]["loss"])
 
 
-def test_a_long_difference_is_cut():
-    now = {"a": [1, 2, 3], "b": {"c": "x"}, "d": None}
-    before = {"a": [1, 3, 4], "b": {"c": "y"}, "e": 1}
-    words = "a.1 is 2, was 3; a.2 is 3, was 4; and 3 more"
-    assert fingerprint.difference(now, before, most=2) == words
-    assert fingerprint.difference({"used": {"A": None}}, {"used": {}}) == "A is new; used is gone"
-    assert fingerprint.difference({}, {"e": 1}) == "e is gone"
+def notebook(text=THINGS, **names):
+    """Execute a notebook's text, as a kernel would, and return what it defines."""
+    space = {"__name__": "__main__", "keras": keras, "np": np}
+    exec(text, space)
+    space.update(names)
+    return space
+
+
+@pytest.fixture(autouse=True, scope="module")
+def helpers():
+    """A module that a reader wrote and imports inside a function."""
+    module = types.ModuleType("helpers")
+    module.__file__ = "/somewhere/helpers.py"
+    text = "def double(x): return 2 * x\ndef triple(x): return 3 * x\ndef unused(x): return x"
+    exec(text, module.__dict__)
+    sys.modules["helpers"] = module
+    yield module
+    del sys.modules["helpers"]
+
+
+def things(part="", other=""):
+    """The fingerprint of the notebook's run, with one part of its text edited."""
+    assert part == "" or THINGS.count(part) == 1
+    space = notebook(THINGS.replace(part, other) if part else THINGS)
+    return of_run(space["build"](), callbacks=space["callbacks"]())
+
+
+@pytest.fixture(scope="module")
+def unedited():
+    made = things()
+    assert "unreadable" not in made
+    return made
+
+
+@pytest.mark.parametrize("part", EDITS)
+def test_nothing_that_a_run_uses_is_overlooked(part, unedited):
+    named = {
+        "Thing(5)": "state.v is 6, was 5", "x + 7": "cached.code changed",
+        "_strength = 101": "model._strength is 110, was 101", "Loss(59)": "_n is 61, was 59",
+        "(1, 103.0)": "teacher.weights changed",
+    }  # fmt: skip
+    words = fingerprint.difference(things(part, EDITS[part]), unedited, most=9)
+    assert words
+    assert named.get(part, "") in words
+
+
+@pytest.mark.parametrize("part", WITHOUT_EFFECT)
+def test_a_comment_or_a_global_that_nothing_reads_changes_nothing(part, unedited):
+    edited = things(part, WITHOUT_EFFECT[part])
+    assert fingerprint.difference(edited, unedited) == ""
+    assert fingerprint.key(edited) == fingerprint.key(unedited)
+
+
+@pytest.mark.slow
+def test_two_processes_give_one_run_the_same_key(unedited):
+    script = """
+        import core, test_fingerprint as test
+        with_helpers = test.helpers.__wrapped__()
+        next(with_helpers)
+        print(test.fingerprint.key(test.things()), test.fingerprint.key(test.of_run()))
+    """
+    done = run_script(script)
+    keys = [fingerprint.key(unedited), fingerprint.key(of_run())]
+    assert done.stdout.split() == keys, done.stderr
+
+
+UNREADABLE = {
+    "globals()['K']": "loss uses globals",
+    "eval('K')": "loss uses eval",
+    "open('/dev/null').fileno()": "loss uses open",
+    "int(os.environ['K'])": "loss uses environ",
+    "LOCK and 1": "LOCK is a lock whose state cannot be read",
+    "__import__('os').getpid()": "loss uses __import__",
+    "getattr(helpers, 'dou' + 'ble')(1)": "getattr may access any attribute of helpers",
+    "READ()['K']": "READ is globals",
+}
+
+
+@pytest.mark.parametrize("expression", UNREADABLE)
+def test_what_cannot_be_read_counts_as_different_and_is_named(expression, helpers):
+    text = f"def loss(y, p):\n    return keras.ops.mean(p) * {expression}"
+    names = {"LOCK": threading.Lock(), "READ": globals, "os": os, "helpers": helpers}
+    one, again = (of_run(tiny_model(loss=notebook(text, **names)["loss"])) for _ in range(2))
+    assert fingerprint.key(one) != fingerprint.key(again)
+    assert UNREADABLE[expression] in fingerprint.difference(one, again)
+
+
+def test_functions_and_modules_that_use_one_another_end():
+    text = "def f(y, p): return g(y, p)\n\ndef g(y, p): return f(y, p) if y is g else loop"
+    loop = []
+    loop.append(loop)
+    assert "unreadable" not in of_run(tiny_model(loss=notebook(text, loop=loop)["f"]))

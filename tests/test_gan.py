@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 from test_interruptions import kill_at_random_moments
-from test_training import Poison, assert_same, tiny_data
+from test_training import assert_same, tiny_data
 
 from core import checkpoints, fingerprint, gan, training
 from core.batches import Batches
@@ -37,17 +37,17 @@ def arrays(network):
     return [np.array(weight) for weight in network.weights]
 
 
-def tiny_gan(rate=1e-3, channels=2, consistency=1.0, augmented=True, moments=(), **weights):
+def tiny_gan(consistency=1.0, augmented=True, moments=(), **weights):
     """Notebook 1's improved GAN, tiny; `moments` and `weights` replace those of the teacher."""
     space = cells.define("gan_synthetic_images")
     keras.utils.set_random_seed(0)
     moments, weights = MOMENTS | dict(moments), WEIGHTS | weights
     teacher_loss = gan.TeacherLoss(build_classifier(2), moments, total_steps=18, **weights)
-    generator = space["build_generator"](channels, noise_size=4)
-    discriminator = space["build_discriminator"](channels, augmented)
+    generator = space["build_generator"](2, noise_size=4)
+    discriminator = space["build_discriminator"](2, augmented)
     choices = {"consistency": consistency, "teacher_loss": teacher_loss}
     model = space["ImprovedGAN"](generator, discriminator, **choices)
-    model.compile(gan.two_rates(model, rate, 2 * rate))
+    model.compile(gan.two_rates(model, 1e-3, 2e-3))
     return model
 
 
@@ -105,18 +105,13 @@ def test_neither_loss_reaches_the_other_network():
         assert all(each is None for each in tape.gradient(loss, networks[1 - learning]))
 
 
-@pytest.mark.slow
 def test_bfloat16_rounds_neither_the_discriminators_weights_nor_the_features(policy):
     keras.config.set_dtype_policy("mixed_bfloat16")
     model = tiny_gan()
-    model.train_on_batch(*tiny_batches()[0])
-    model.discriminator([np.zeros((1, 32, 32, 3)), np.zeros(1, "int32")], training=True)
-    for variable in model.discriminator.trainable_variables:
-        value = np.array(variable.value)
-        rounded = np.array(keras.ops.cast(keras.ops.cast(value, "bfloat16"), "float32"))
-        assert (value != rounded).mean() > 0.5, variable.path
-    outputs = model.teacher_loss.teacher.outputs
-    assert [output.dtype for output in outputs] == ["float32", "float32"]
+    layers = model.discriminator.layers
+    normalizing = [each for each in layers if isinstance(each, keras.layers.SpectralNormalization)]
+    assert {each.compute_dtype for each in normalizing} == {"float32"}
+    assert {each.dtype for each in model.teacher_loss.teacher.outputs} == {"float32"}
 
 
 @pytest.mark.parametrize(("columns", "pays"), [(32, False), (1, True)])
@@ -154,25 +149,13 @@ def test_a_discriminator_pays_if_an_image_and_its_copy_score_differently(columns
 @pytest.mark.slow
 def test_generator_and_discriminator_learn_at_their_own_rates():
     """Adam's first step moves a weight by the learning rate, whatever its gradient."""
-    model = tiny_gan(rate=1e-3)
+    model = tiny_gan()
     networks = model.generator, model.discriminator
     biases = [next(w for w in each.trainable_weights if w.name == "bias") for each in networks]
     before = [np.array(bias) for bias in biases]
     model.train_on_batch(*tiny_batches()[0])
     for bias, old, rate in zip(biases, before, (1e-3, 2e-3), strict=True):
         assert np.abs(np.array(bias) - old).max() == pytest.approx(rate, rel=0.01)
-
-
-@pytest.mark.slow
-def test_a_diverging_gan_names_both_losses(tmp_path):
-    words = r"epoch 2, step 3: .*'d_loss': nan, 'g_loss': nan"
-    with pytest.raises(training.DivergedError, match=words):
-        train_gan(tmp_path, callbacks=[Poison(8)])
-    checkpoints.release(tmp_path)
-    state = checkpoints.read(max(tmp_path.glob("*/*.npz")))
-    assert state["epoch"] == 1
-    assert state["arrays"]["best"]  # the best weights so far are in it
-    assert all(np.isfinite(array).all() for array in state["arrays"]["best"])
 
 
 @pytest.mark.slow
@@ -193,15 +176,6 @@ CHOICES = {
     "model.teacher_loss.scale is 50.0, was 100.0": {"moments": {"scale": 50.0}},
     "first weights changed": {"moments": {"means": np.zeros((100, 32))}},
 }
-
-
-def test_a_gan_of_which_one_choice_differs_is_another_run():
-    before = fingerprint_of()
-    assert "unreadable" not in before
-    for words, choices in CHOICES.items():
-        assert words in fingerprint.difference(fingerprint_of(**choices), before, most=9)
-
-
 LINES = {
     "difference = ops.mean(ops.square(": "difference = ops.mean(ops.abs(",
     "x = layers.LeakyReLU(0.1)(x)": "x = layers.LeakyReLU(0.3)(x)",
@@ -210,20 +184,21 @@ LINES = {
 }
 
 
-def test_a_gan_of_which_one_line_is_edited_is_another_run(monkeypatch):
+def test_a_gan_of_which_one_choice_or_one_line_differs_is_another_run(monkeypatch):
     """A comment changes nothing, and one line in any cell that the model uses changes the run."""
-    tagged = cells.tagged
+    before, tagged = fingerprint_of(), cells.tagged
+    assert "unreadable" not in before
+    for words, choices in CHOICES.items():
+        assert words in fingerprint.difference(fingerprint_of(**choices), before, most=9)
 
-    def key_of_edited(old, new):
+    def is_another_run(old, new):
         def edit(notebook, tag):
             return [source.replace(old, new) for source in tagged(notebook, tag)]
 
         assert sum(old in source for source in tagged("gan_synthetic_images", "define")) == 1
         monkeypatch.setattr(cells, "tagged", edit)
-        return fingerprint.key(fingerprint_of())
+        return fingerprint.key(fingerprint_of()) != fingerprint.key(before)
 
-    before = fingerprint.key(fingerprint_of())
     for line, other in LINES.items():
-        assert key_of_edited(line, other) != before
-    line = "x = layers.LeakyReLU(0.1)(x)"
-    assert key_of_edited(line, f"{line}  # a note\n") == before
+        assert is_another_run(line, other)
+    assert not is_another_run(line, f"{line}  # a note\n")

@@ -3,6 +3,7 @@
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from PIL import Image
@@ -10,7 +11,7 @@ from PIL import Image
 import utils
 from core import pictures, synthetic
 from core.cifar100 import DataError
-from core.files import array_digest
+from core.files import array_digest, replace
 
 NAMES = ["apple", "bear", "crab"]
 LABELS = np.repeat([0, 1, 2], 2)
@@ -30,10 +31,8 @@ def folder(tmp_path):
 
 def test_what_was_saved_is_loaded_and_a_readers_own_images_too(folder, capsys):
     images, labels, manifest = synthetic.load(folder, NAMES)
-    np.testing.assert_array_equal(images, IMAGES)
-    np.testing.assert_array_equal(labels, LABELS)
-    digest = array_digest(images, labels)
-    assert manifest == {"run": "first", "images": 6, "images_sha256": digest}
+    assert array_digest(images, labels) == array_digest(IMAGES, LABELS)
+    assert manifest == {"run": "first", "images": 6, "images_sha256": array_digest(IMAGES, LABELS)}
     (folder / "manifest.json").unlink()
     (folder / "Thumbs.db").write_bytes(b"written by Windows")
     Image.new("L", (64, 48), 82).save(folder / "bear" / "more.gif")
@@ -58,6 +57,9 @@ def test_all_faults_are_named_at_once(folder, tmp_path):
     faults = ("no such class: not a", "empty.png", "text.png", "cut.png", "circle.png", "5000x5000")
     for words in ("7 unusable entries, 6 images", "link.png: expected an image, found a", *faults):
         assert words in str(error.value)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="0 unusable entries, 0 images. Run notebook 1 with"):
+        synthetic.load(tmp_path / "empty", NAMES)
 
 
 def test_folders_named_by_numbers_or_linked_get_the_names_that_are_expected(tmp_path):
@@ -129,15 +131,30 @@ def test_images_are_whole_after_a_run_was_killed_between_two_renames(project, mo
     assert synthetic.load(folder, NAMES)[2]["run"] == "first"
 
 
+def test_a_folder_that_is_open_elsewhere_is_renamed_when_it_is_free(tmp_path, monkeypatch):
+    """As on Windows, where an indexer opens what was just written."""
+    (tmp_path / "a").mkdir()
+    rename, failures = Path.replace, [PermissionError(13, "in use")] * 2
+
+    def sometimes(source, target):
+        if failures:
+            raise failures.pop()
+        return rename(source, target)
+
+    monkeypatch.setattr(Path, "replace", sometimes)
+    replace(tmp_path / "a", tmp_path / "b")
+    assert (tmp_path / "b").is_dir()
+    failures += [PermissionError(13, "in use")] * 100
+    with pytest.raises(PermissionError):
+        replace(tmp_path / "b", tmp_path / "c", patience=0.3)
+
+
 def test_a_readers_own_images_are_preferred_unless_asked_otherwise(project):
     published = project / "synthetic_images" / "cifar100-0.1"
     own = project / "synthetic_images" / "runs" / "cifar100-0.1"
-    for source, hint in (
-        ("auto", ""),
-        ("own", ""),
-        ("published", ".* 'auto' uses your own if there are any. "),
-    ):
-        with pytest.raises(DataError, match=f"no GAN images in .*-0.1. {hint}Run notebook 1"):
+    hint = ".* 'auto' uses your own if there are any. "
+    for source, words in (("auto", ""), ("own", ""), ("published", hint)):
+        with pytest.raises(DataError, match=f"no GAN images in .*-0.1. {words}Run notebook 1"):
             synthetic.choose("cifar100-0.1", source)
     published.mkdir(parents=True)
     assert synthetic.choose("cifar100-0.1") == (published, "the published ones")
@@ -145,8 +162,6 @@ def test_a_readers_own_images_are_preferred_unless_asked_otherwise(project):
     for source, expected in (("auto", own), ("own", own), ("published", published)):
         assert synthetic.choose("cifar100-0.1", source)[0] == expected
     assert "your own" in synthetic.choose("cifar100-0.1")[1]
-    with pytest.raises(DataError, match="0 unusable entries, 0 images. Run notebook 1 with"):
-        synthetic.load(own, NAMES)  # which is empty
 
 
 def test_labels_stay_with_their_images_when_saved_loaded_and_merged(tmp_path):
@@ -164,8 +179,20 @@ def test_labels_stay_with_their_images_when_saved_loaded_and_merged(tmp_path):
     assert np.bincount(merged_labels[is_synthetic]).tolist() == [30] * 3
     assert np.bincount(merged_labels[~is_synthetic]).tolist() == [40] * 3
     assert 0.5 < is_synthetic[:105].mean() / is_synthetic.mean() < 1.5  # shuffled, not appended
+    assert utils.merge(real, labels, *loaded, per_class=0) == (real, labels)
     with pytest.raises(DataError, match="SYNTHETIC_PER_CLASS = 50.*only 40"):
         utils.merge(real, labels, *loaded, per_class=50)
+
+
+def test_each_class_is_drawn_beside_its_name():
+    grey = np.repeat(np.arange(100, dtype=np.uint8), 10)[:, None, None, None]  # shows the class
+    images = np.broadcast_to(grey, (1000, 32, 32, 3))
+    utils.plot_classes(images, [f"class_{label}" for label in range(100)], "title")
+    axes = plt.gcf().axes
+    names = [text.get_text() for axis in axes for text in axis.get_yticklabels()]
+    assert names == [f"class {label}" for label in range(100)]
+    rows = np.concatenate([axis.images[0].get_array()[16::32] for axis in axes])
+    assert (rows == np.arange(100)[:, None, None]).all()
 
 
 def plain(colour, mode="RGB", size=(40, 40)):
@@ -221,20 +248,15 @@ def test_any_mode_becomes_rgb(tmp_path, image, name, arguments, expected):
 
 @pytest.mark.parametrize("kind", ["int32", "float32"])
 def test_images_whose_range_nobody_knows_are_refused_whatever_they_hold(tmp_path, kind):
-    for level in (0, 1, 200, 70_000):  # a float image may hold values from 0 to 1 or to 255
+    """A float image may hold values from 0 to 1 or to 255. With 16 bits, 257 levels become one."""
+    for level in (0, 1, 200, 70_000):
         with pytest.raises(DataError, match="p.tiff: .*32 bits per channel. Save it with 8 bits"):
             read(tmp_path, Image.fromarray(np.full((40, 40), level, kind)), "p.tiff")
-
-
-def test_a_dark_image_with_16_bits_is_as_dark_with_8(tmp_path):
-    dark = Image.fromarray(np.full((40, 40), 200, np.uint16))  # would fit into 8 bits as it is
-    assert read(tmp_path, dark, "p.png").max() == 0
-
-
-def test_heic_pictures_get_the_advice_to_export_them(tmp_path):
     (tmp_path / "IMG_1.HEIC").write_bytes(b"ftypheic")
     with pytest.raises(DataError, match="HEIC.*export it as JPEG"):
         pictures.read(tmp_path / "IMG_1.HEIC")
+    dark = Image.fromarray(np.full((40, 40), 200, np.uint16))  # would fit into 8 bits as it is
+    assert read(tmp_path, dark, "p.png").max() == 0
 
 
 def test_what_cannot_be_read_is_refused_with_name_and_reason(tmp_path, monkeypatch):

@@ -1,35 +1,23 @@
 """What only a person sees: figures that grow during training, sliders, and a picture classified."""
 
-import os
-import subprocess
 import sys
 import types
 
 import keras
 import matplotlib.pyplot as plt
-import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import run_script
 from PIL import Image
+from test_training import Stop, StopAt, train
 
 import core
-from core import datasets, export, interactive, training
-from core.batches import Batches
+from core import datasets, export, interactive
 from tools import classify
 
 
 def network(classes):
     dense = keras.layers.Dense(classes, activation="softmax")
     return keras.Sequential([keras.Input((32, 32, 3)), keras.layers.Flatten(), dense])
-
-
-def train(folder, callbacks=(), epochs=3):
-    keras.utils.set_random_seed(0)
-    model = network(4)
-    model.compile("sgd", "categorical_crossentropy", metrics=["accuracy"])
-    images = np.random.default_rng(0).integers(0, 256, (16, 32, 32, 3), np.uint8)
-    batches = Batches(images, np.arange(16) % 4, 8, classes=4)
-    return training.fit(model, batches, epochs=epochs, folder=folder, callbacks=callbacks)
 
 
 @pytest.fixture
@@ -48,33 +36,23 @@ def screen(monkeypatch):
     return shown
 
 
-def test_one_figure_is_updated_after_each_epoch_and_a_resumed_run_shows_earlier_ones(
-    tmp_path, screen
-):
-    class Stop(keras.callbacks.Callback):
-        only_watches = True
-
-        def on_epoch_begin(self, epoch, logs=None):
-            if epoch == 2:
-                raise KeyboardInterrupt
-
+def test_one_figure_grows_and_a_resumed_run_shows_earlier_epochs_too(tmp_path, screen):
     figure = interactive.LiveFigure(screen.draw)
-    with pytest.raises(KeyboardInterrupt):
-        train(tmp_path, [figure, Stop()], epochs=4)
+    with pytest.raises(Stop):
+        train(tmp_path, 4, callbacks=[figure, StopAt(2, 0)])
     assert (screen.places, len(screen.figures)) == ([True], 2)
-    run = train(tmp_path, [figure], epochs=4)  # the reader runs the cell again
+    _, run = train(tmp_path, 4, callbacks=[figure])  # the reader runs the cell again
     assert (screen.places, screen.histories[-1]) == ([True, True], run["history"])
     assert len(run["history"]["loss"]) == 4
     assert not plt.get_fignums()  # Jupyter would show an open figure once more
 
 
-def test_nothing_is_drawn_if_nobody_watches_and_watching_changes_nothing(
-    tmp_path, screen, monkeypatch
-):
+def test_watching_changes_nothing_and_headless_draws_nothing(tmp_path, screen, monkeypatch):
     def watched(name):
-        return train(tmp_path / name, [interactive.LiveFigure(screen.draw)]) | {"seconds": 0}
+        _, run = train(tmp_path / name, 3, callbacks=[interactive.LiveFigure(screen.draw)])
+        return run | {"seconds": 0}
 
-    plain = train(tmp_path / "plain") | {"seconds": 0}
+    plain = train(tmp_path / "plain", 3)[1] | {"seconds": 0}
     assert watched("in Jupyter") == plain  # the fingerprint, too
     assert len(screen.figures) == 3
     monkeypatch.setattr(interactive, "get_ipython", lambda: None)
@@ -138,9 +116,7 @@ def test_a_picture_is_classified_by_the_only_network_or_by_a_given_one(
 @pytest.mark.slow
 def test_the_published_network_classifies_the_example_within_seconds(tmp_path):
     """In a home without CIFAR-100, and without training."""
-    done = subprocess.run(
-        [sys.executable, "-m", "tools.classify"], env=os.environ | {"HOME": str(tmp_path)},
-        capture_output=True, text=True, timeout=60, cwd=ROOT,
-    )  # fmt: skip
+    script = "import runpy; runpy.run_module('tools.classify', run_name='__main__')"
+    done = run_script(script, timeout=60, HOME=str(tmp_path))
     assert "%  apple" in done.stdout, done.stderr
     assert done.stdout.count("%  ") == 5

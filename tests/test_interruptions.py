@@ -3,9 +3,6 @@
 import errno
 import os
 import signal
-import subprocess
-import sys
-import textwrap
 import time
 from unittest import mock
 
@@ -13,7 +10,7 @@ import filelock
 import keras
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import run_script, start_script
 from test_training import assert_same, train
 
 from core import checkpoints
@@ -35,16 +32,13 @@ class PressStop(keras.callbacks.Callback):
 @pytest.mark.slow
 def test_a_full_disk_costs_the_checkpoint_and_not_the_run(tmp_path):
     """A limit of file sizes makes the kernel refuse to write more, as a full disk does."""
-    script = f"""
-        import resource, signal, sys
-        sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "tests")!r}]
-        import test_training
+    script = """
+        import resource, signal, sys, test_training
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
-        print(test_training.train({str(tmp_path)!r}, epochs=2)[1]["steps"])
+        print(test_training.train(sys.argv[1], epochs=2)[1]["steps"])
     """
-    command = [sys.executable, "-c", textwrap.dedent(script)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = run_script(script, tmp_path)
     assert done.stdout.strip().endswith("20"), done.stderr
     assert "Could not write the checkpoint" in done.stderr
     assert "File too large" in done.stderr
@@ -127,9 +121,7 @@ def kill_at_random_moments(folder, module, trainer):
     """
     kills = int(os.environ.get("KILLS", "2"))
     script = f"""
-        import sys
-        sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "tests")!r}]
-        import os, time, core, keras, {module}
+        import os, sys, time, core, keras, {module}
         class Tell(keras.callbacks.Callback):
             only_watches = True
             def on_train_batch_end(self, batch, logs=None):
@@ -138,19 +130,18 @@ def kill_at_random_moments(folder, module, trainer):
         def slow_disk(file):
             fsync(file)
             print("save", flush=True)
-            time.sleep(float(sys.argv[1]))
+            time.sleep(float(sys.argv[2]))
         os.fsync = slow_disk
-        {module}.{trainer}({str(folder)!r}, callbacks=[Tell()])
+        {module}.{trainer}(sys.argv[1], callbacks=[Tell()])
     """
     rng, torn = np.random.default_rng(0), 0
     for kill in range(kills):
-        event, disk = ("save", "60") if kill % 2 else ("step", "0.2")
-        command = [sys.executable, "-c", textwrap.dedent(script), disk]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        event, disk = ("save", 60) if kill % 2 else ("step", 0.2)
         since = time.time()
+        process = start_script(script, folder, disk)
         next(line for line in process.stdout if line.strip() == event)
         time.sleep(0 if kill % 2 else rng.uniform(0, 0.4))
-        process.send_signal(signal.SIGKILL)
+        process.kill()
         process.wait()
         # Not counting what an earlier kill left behind:
         torn += any(path.stat().st_mtime > since for path in folder.glob("*/*.partial"))

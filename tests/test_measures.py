@@ -50,10 +50,12 @@ def test_frechet_distance_is_its_definition_even_in_bfloat16():
         assert measures.frechet_distance(a, a) == pytest.approx(0, abs=1e-8)
 
 
-def test_pair_distances_of_known_points():
+def test_pair_distances_and_memorised_share_of_known_numbers():
     points = np.array([[0.0, 0], [3, 4], [6, 8], [1, 1], [1, 1], [5, 5]])
     measured = measures.pair_distances(points, np.array([0, 0, 0, 7, 7, 9]))
     assert measured == pytest.approx([(5 + 5 + 10) / 3, 0, 0])  # 0 if collapsed or alone
+    unseen = np.arange(1001.0)  # its 1 % quantile is 10
+    assert measures.memorised_share(np.array([0, 5, 9.9, 10.1, 700]), unseen) == 0.6
 
 
 @pytest.mark.parametrize("chunk", [7, 60, 1000])
@@ -66,8 +68,3 @@ def test_nearest_is_the_smallest_euclidean_distance(chunk):
     assert distances == pytest.approx(every.min(1), rel=1e-5)
     assert indices.tolist() == every.argmin(1).tolist()
     assert distances[:60].tolist() == [0] * 60  # copies
-
-
-def test_memorised_share_is_the_share_below_the_quantile_of_unseen_images():
-    unseen = np.arange(1001.0)  # its 1 % quantile is 10
-    assert measures.memorised_share(np.array([0, 5, 9.9, 10.1, 700]), unseen) == 0.6

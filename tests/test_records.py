@@ -2,9 +2,9 @@
 
 import json
 import os
-import subprocess
 
 import pytest
+from conftest import git
 
 from core import records
 from core.cifar100 import DataError
@@ -39,19 +39,15 @@ def test_a_record_says_what_it_was_given_and_is_written_whole_or_not_at_all(fold
 
 
 def test_a_commit_is_dirty_only_if_code_differs_from_it(project):
-    def git(*words):
-        identity = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
-        return subprocess.check_output(["git", "-C", project, *identity, *words], text=True).strip()
-
     def commit_after(name, text):
         (project / name).write_text(text, encoding="utf-8")
         return records.environment()["commit"]
 
     assert commit_after("utils.py", "1") is None
-    git("init", "-q")
-    git("add", ".")
-    git("commit", "-qm", "first")
-    head = git("rev-parse", "--short", "HEAD")
+    git(project, "init", "-q")
+    git(project, "add", ".")
+    git(project, "commit", "-qm", "first")
+    head = git(project, "rev-parse", "--short", "HEAD")
     assert commit_after("results.json", "2") == head
     one, other = commit_after("utils.py", "2"), commit_after("utils.py", "3")
     assert one != other  # two edits are two states of the code

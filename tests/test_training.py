@@ -37,7 +37,7 @@ def tiny_model(rate=1e-2, activation="relu", dropout=0.3, loss="categorical_cros
     return model
 
 
-def train(folder, epochs=5, callbacks=(), patience=10, model=None, batches=None, **arguments):
+def train(folder, epochs=5, callbacks=(), patience=10, model=None, **arguments):
     """Train the tiny model for epochs of ten steps; there is a checkpoint after every epoch."""
     model = model or tiny_model()
     images, labels = tiny_data(64)
@@ -47,7 +47,7 @@ def train(folder, epochs=5, callbacks=(), patience=10, model=None, batches=None,
         "callbacks": [*callbacks, keras.callbacks.EarlyStopping("val_loss", **choices)],
         "checkpoint_seconds": 0,
     } | arguments  # fmt: skip
-    run = training.fit(model, batches or tiny_batches(), epochs=epochs, folder=folder, **arguments)
+    run = training.fit(model, tiny_batches(), epochs=epochs, folder=folder, **arguments)
     checkpoints.release(folder)
     return model, run
 
@@ -155,16 +155,6 @@ def test_a_changed_run_is_trained_from_the_start_and_says_why(tmp_path, whole, c
         assert_same(train(folder), whole)
 
 
-@pytest.mark.slow
-def test_an_unfinished_run_is_found_again_after_two_others(tmp_path, whole, capsys):
-    """Differences are named from the last run."""
-    interrupt(tmp_path, 3, 2)
-    for rate in (0.02, 0.03):
-        train(tmp_path, model=tiny_model(rate=rate), epochs=1)
-    assert "is 0.03, was 0.02" in capsys.readouterr().out
-    assert_same(train(tmp_path), whole)
-
-
 def test_what_cannot_be_read_is_named_and_never_reused(tmp_path, capsys):
     def loss(y, p):
         return keras.ops.mean(p) * globals().get("K", 1.0)
@@ -196,39 +186,24 @@ def test_checkpoints_are_ten_seconds_apart_and_the_last_two_are_kept(tmp_path, w
     assert not list(whole[2].glob("*/*.partial"))
 
 
-def test_a_log_file_gets_one_line_per_epoch_with_the_time_left(tmp_path, capsys):
-    keras.config.disable_interactive_logging()
-    try:
-        training.fit(tiny_model(), tiny_batches(), epochs=2, folder=tmp_path / "vgg16")
-    finally:
-        keras.config.enable_interactive_logging()
-    checkpoints.release(tmp_path / "vgg16")
-    lines = capsys.readouterr().out.splitlines()
-    assert [line[:20] for line in lines] == ["vgg16: epoch   1/2  ", "vgg16: epoch   2/2  "]
-    assert "0.0 min left  accuracy " in lines[1]
-
-
 class Poison(keras.callbacks.Callback):
-    """Makes the last layer's weights NaN after `step` steps; those of a GAN's generator."""
+    """Makes the last layer's weights NaN after 24 steps."""
 
     only_watches = True
 
-    def __init__(self, step):
-        super().__init__()
-        self.step = step
-
     def on_train_batch_begin(self, batch, logs=None):
-        if self.model.optimizer.iterations == self.step:
-            kernel = getattr(self.model, "generator", self.model).layers[-1].kernel
+        if self.model.optimizer.iterations == 24:
+            kernel = self.model.layers[-1].kernel
             kernel.assign(kernel * float("nan"))
 
 
 def test_nan_stops_within_the_step_and_names_it(tmp_path):
-    with pytest.raises(
-        training.DivergedError, match=r"not finite in epoch 3, step 5: .*'loss': nan"
-    ):
-        train(tmp_path, callbacks=[Poison(24)])
+    words = r"not finite in epoch 3, step 5: .*'loss': nan"
+    with pytest.raises(training.DivergedError, match=words):
+        train(tmp_path, callbacks=[Poison()])
     checkpoints.release(tmp_path)
     state = checkpoints.read(max(tmp_path.glob("*/*.npz")))
     assert state["epoch"] == 2
-    assert all(np.isfinite(array).all() for array in state["arrays"]["model"])
+    for group in ("model", "best"):  # the best weights so far are in it
+        assert state["arrays"][group]
+        assert all(np.isfinite(array).all() for array in state["arrays"][group])

@@ -44,11 +44,7 @@ def main() -> int:
     about = "; ".join(f"{name}: {recipe['about']}" for name, recipe in named.items())
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("recipe", nargs="?", choices=named, help=about)
-    parser.add_argument(
-        "--dataset",
-        choices=datasets.DATASETS,
-        help="default: cifar100 if it is found or can be downloaded",
-    )
+    parser.add_argument("--dataset", choices=datasets.DATASETS, help="default: cifar100 if found")
     parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"))
     parser.add_argument("--seeds", nargs="+", type=int, help="run the notebooks once per seed")
     parser.add_argument("--only", choices=cells.NOTEBOOKS, help="run only this notebook")
@@ -70,7 +66,7 @@ def run(arguments, recipe: dict) -> int:
         os.environ["CIFAR100_DIR"] = str(Path(folder).expanduser().absolute())
     notebooks = [arguments.only] if arguments.only else recipe.get("notebooks", cells.NOTEBOOKS)
     refuse_unknown(given, notebooks)
-    if recipe.get("needs_gpu") and not has_gpu():
+    if recipe.get("needs_gpu") and not ask_devices("has_gpu"):
         sys.exit(
             f"make {arguments.recipe} needs a GPU, and there is none. On a CPU, use make wide."
         )
@@ -161,14 +157,15 @@ def run_name_of_seed(run_name: str, seed: int) -> str:
     return f"{run_name}_seed{seed}" if seed else run_name
 
 
-def has_gpu() -> bool:
-    """Return whether there is a GPU.
+def ask_devices(function: str):
+    """Return what a function of core/devices.py returns, called in a process of its own.
 
-    A subprocess finds out, so that this process need not load TensorFlow.
+    So this process need not load TensorFlow.
     """
-    check = "from core import devices; raise SystemExit(not devices.has_gpu())"
-    command = [sys.executable, "-c", check]
-    return subprocess.run(command, cwd=core.ROOT, check=False).returncode == 0
+    script = f"import json; from core import devices; print(json.dumps(devices.{function}()))"
+    command = [sys.executable, "-c", script]
+    printed = subprocess.run(command, cwd=core.ROOT, capture_output=True, text=True, check=True)
+    return json.loads(printed.stdout.splitlines()[-1])
 
 
 def announce(arguments, recipe: dict, dataset: str, given: dict):
@@ -189,15 +186,9 @@ def minutes_here(minutes: dict) -> float:
     """Return how many minutes notebooks take on this machine, given those on another machine.
 
     The same convolutions have been timed on both. The GAN (notebook 1) computes in float32, and the
-    other notebooks in the faster precision. A subprocess measures, so that this process need not
-    load TensorFlow.
+    other notebooks in the faster precision.
     """
-    script = (
-        "import json; from core import devices; print(json.dumps(devices.convolution_seconds()))"
-    )
-    command = [sys.executable, "-c", script]
-    printed = subprocess.run(command, cwd=core.ROOT, capture_output=True, text=True, check=True)
-    here, there = json.loads(printed.stdout.splitlines()[-1]), recipes()["defaults"]["convolutions"]
+    here, there = ask_devices("convolution_seconds"), recipes()["defaults"]["convolutions"]
     slower = min(here.values()) / min(there.values())
     slower_gan = here["float32"] / there["float32"]
     return sum(
