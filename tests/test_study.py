@@ -147,8 +147,8 @@ def test_photographs_are_those_that_the_plan_names(study):
 def test_a_student_learns_what_its_teacher_thinks(study):
     (arm,) = [arm for arm in arms.ARMS if arm.name == "compress-400"]
     few = dataclasses.replace(arm, steps=120, rate=1e-2, temperature=2.0, stages=())
-    model = trainer.build(few, 120)
     images = trainer.load("train")[0].x_train[:64]
+    model = trainer.build(few, 120, images)
     one_hot = np.eye(100, dtype="float32")[np.zeros(64, int)]  # not what the student learns
     before = [weight.numpy() for weight in model.teacher.weights]
     losses = [model.train_on_batch(images, one_hot, return_dict=True)["loss"] for _ in range(30)]

@@ -138,21 +138,28 @@ def slow_classes(count: int) -> np.ndarray:
     return np.argsort(accuracy, kind="stable")[:count]
 
 
-def build(arm: Arm, steps: int) -> keras.Model:
-    """Return the compiled student of an arm, together with its teacher if it has one."""
-    data, train, _ = load(arm.source)
-    mean, variance = utils.channel_statistics(data.x_train[train])
-    build_vgg16 = cells.define("vgg16_with_gan", mean=mean, variance=variance)["build_vgg16"]
-    model = build_vgg16(STUDENT_WIDTH)
+def build(arm: Arm, steps: int, images: np.ndarray) -> keras.Model:
+    """Return the compiled student of an arm, together with its teacher if it has one.
+
+    The student normalises its inputs with the mean and variance of its training `images`.
+    """
+    model = build_vgg16(STUDENT_WIDTH, images)
     if arm.teacher:
+        data, train, _ = load("train")
+        teacher = build_vgg16(TEACHER_WIDTH, data.x_train[train])  # with faster layers than saved
         published = keras.saving.load_model(core.ROOT / f"results/cifar100/{TEACHER}.keras")
-        teacher = build_vgg16(TEACHER_WIDTH)  # with the layers of core/layers.py
         teacher.set_weights(published.get_weights())
         model = Distilled(model, teacher, arm.temperature)
         model.build((None, 32, 32, 3))
     optimizer = Adam(OneCycle(arm.rate, steps), weight_decay=arm.weight_decay)
     model.compile(optimizer, keras.losses.CategoricalCrossentropy(), metrics=["accuracy"])
     return model
+
+
+def build_vgg16(width: float, images: np.ndarray) -> keras.Model:
+    """Return notebook 2's VGG-16, for inputs with the mean and variance of `images`."""
+    mean, variance = utils.channel_statistics(images)
+    return cells.define("vgg16_with_gan", mean=mean, variance=variance)["build_vgg16"](width)
 
 
 def train(arm: Arm, seed: int, trial: bool = False) -> dict:
@@ -171,7 +178,7 @@ def train(arm: Arm, seed: int, trial: bool = False) -> dict:
     held_out = data.x_train[validation], data.y_train[validation]
     keras.utils.clear_session()
     keras.utils.set_random_seed(seed)
-    model = build(arm, steps)
+    model = build(arm, steps, images)
     batches = Batches(
         images, labels, BATCH_SIZE, seed=seed, pad=arm.pad, cutmix=arm.cutmix,
         trivial_augment=arm.trivial_augment, steps_per_epoch=steps // EVALUATIONS,
