@@ -11,7 +11,7 @@ from conftest import ROOT
 
 from core import export, records
 from tools import cells
-from tools.study import arms, report, trainer
+from tools.study import arms, figures, report, trainer
 
 PUBLISHED = report.by_seed()
 
@@ -85,6 +85,29 @@ def test_a_run_that_stopped_early_is_compared_with_one_that_did_not():
 def test_runs_that_differ_in_more_than_the_images_are_no_pair(change):
     with pytest.raises(ValueError, match="cannot be compared"):
         report.planned(found([1.0] * 5, **change))
+
+
+def runs(*accuracies):
+    return {seed: {"test_accuracy": each} for seed, each in enumerate(accuracies)}
+
+
+def test_the_worth_in_photographs_is_read_off_their_curve():
+    """GAN images are as good as 1,000 photographs; their luck, and that of seeds, is resampled."""
+    curve = {100: 0.1, 400: 0.2, 1_000: 0.3, 4_500: 0.4}
+    made = {f"few-{size}": runs(*[each] * 5) for size, each in curve.items()}
+    made["few-0-gan"] = runs(*[0.3] * 5)
+    assert report.worth_in_photographs(made, repeats=20) == pytest.approx((1_000,) * 3)
+    made["few-0-gan"] = runs(0.2, 0.25, 0.3, 0.35, 0.4)
+    middle, low, high = report.worth_in_photographs(made, repeats=500)
+    assert middle == pytest.approx(1_000)
+    assert 400 < low < 800 < 1_200 < high < 4_500
+
+
+def test_figures_are_drawn_of_the_arms_that_are_there(tmp_path):
+    made = found([1.0, 2.0, 1.5, 0.5, 2.5]) | {"compress-noise": runs(0.02)}
+    figures.draw(made, tmp_path)
+    names = {"study", *(f"study_{name}" for name in figures.PANELS)}
+    assert {path.stem for path in tmp_path.glob("*.png")} == names
 
 
 @pytest.fixture

@@ -40,6 +40,10 @@ def show() -> None:
     found = report.by_seed(published=False)
     for table in (report.planned_table, report.exploratory_table, report.arms_table):
         print(table(found))
+    names = ("few-0-gan", *(f"few-{size}" for size in arms.SIZES))
+    if all(len(found.get(name, {})) == len(arms.SEEDS) for name in names):
+        middle, low, high = report.worth_in_photographs(found)
+        print(f"GAN images alone are worth {middle:.0f} photographs ({low:.0f} to {high:.0f})")
     figures.draw(found, records.run_folder("study"))
 
 
