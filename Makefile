@@ -1,6 +1,6 @@
 # To use another Python: make run PYTHON=python3.12
 SCALES = long tenth fast imagenet wide wide-resnet best gpu
-.PHONY: help run $(SCALES) test quick browser soak fuzz bench study study-smoke lab lint format publish clean
+.PHONY: help run $(SCALES) draw classify test quick browser soak fuzz bench study study-smoke lab lint format publish clean
 PYTHON ?= python3
 BIN = .venv/bin
 
@@ -12,6 +12,12 @@ run: .venv/run  ## run the three notebooks from top to bottom, with their defaul
 
 $(SCALES): .venv/run  ## run notebooks with a recipe from recipes.toml
 	$(BIN)/python -m tools.run $@ $(if $(DATASET),--dataset $(DATASET)) $(ARGS)
+
+draw: .venv/run  ## draw images with the published generator: make draw CLASS=tiger
+	$(BIN)/python -m tools.draw $(CLASS) $(ARGS)
+
+classify: .venv/run  ## classify a picture with the published network: make classify PICTURE=cat.jpg
+	$(BIN)/python -m tools.classify $(PICTURE) $(ARGS)
 
 test: .venv/dev  ## run all tests
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)

@@ -83,15 +83,20 @@ def runs_table(runs: pandas.DataFrame) -> str:
     return markdown(pandas.DataFrame(columns).astype(object).fillna("–"))
 
 
-def groups_table(found: list[pandas.DataFrame]) -> str:
-    """Return a Markdown table with one row per group: mean test accuracy with its 95 % interval."""
+def groups_frame(found: list[pandas.DataFrame]) -> pandas.DataFrame:
+    """Return one row per group: its name, mean test accuracy with interval, seeds and minutes."""
     rows = []
     for group in found:
         accuracy, minutes = mean_with_interval(group["test_accuracy"]), group["minutes"].mean()
         device = group["device"].iloc[0].partition(" (")[0]
         rows.append([label(group), accuracy, len(group), f"{minutes:.0f}", device])
     columns = ["network", "test accuracy", "seeds", "minutes", "hardware"]
-    return markdown(pandas.DataFrame(rows, columns=columns))
+    return pandas.DataFrame(rows, columns=columns)
+
+
+def groups_table(found: list[pandas.DataFrame]) -> str:
+    """Return `groups_frame` as a Markdown table."""
+    return markdown(groups_frame(found))
 
 
 def pairs(runs: pandas.DataFrame) -> list[pandas.DataFrame]:

@@ -5,6 +5,7 @@ import types
 
 import keras
 import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 from conftest import run_script
 from PIL import Image
@@ -12,7 +13,7 @@ from test_training import Stop, StopAt, train
 
 import core
 from core import datasets, export, interactive
-from tools import classify
+from tools import classify, draw
 
 
 def network(classes):
@@ -111,6 +112,21 @@ def test_a_picture_is_classified_by_the_only_network_or_by_a_given_one(
     refused("b.keras: not a classifier that Keras can load", "--network", folder / "b.keras")
     picture.write_bytes(b"not a picture")
     refused(r"picture\.png: expected an image")
+
+
+def test_images_of_a_class_are_drawn_with_the_published_generator(project, monkeypatch, capsys):
+    def drawn(*arguments):
+        monkeypatch.setattr(sys, "argv", ["draw", *arguments])
+        draw.main()
+        return np.asarray(Image.open(capsys.readouterr().out.strip().partition(": ")[2]))
+
+    first, again, other = (drawn("rocket", "--seed", seed) for seed in "001")
+    assert first.shape == (128, 1280, 3)
+    assert first.std() > 20
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+    with pytest.raises(SystemExit, match="no class 'dog'. Its classes: apple, aquarium_fish"):
+        drawn("dog")
 
 
 @pytest.mark.slow

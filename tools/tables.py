@@ -10,7 +10,7 @@ import pandas
 
 import core
 from core import comparison, records
-from tools import bench, cells
+from tools import bench, cells, run
 from tools.study import report
 
 RESULTS = core.ROOT / "results"
@@ -26,7 +26,7 @@ def tables() -> dict[str, dict[str, str]]:
     runs = comparison.frame(list(records.read("cifar100", published=True).values()))
     speed, study = RESULTS / "bench" / "bench.json", report.by_seed()
     return {
-        "README.md": {"summary": comparison.groups_table(described_first(comparison.groups(runs)))},
+        "README.md": {"summary": summary_table(described_first(comparison.groups(runs)))},
         "docs/results.md": {
             "classifiers": comparison.runs_table(runs),
             "pairs": "\n".join(comparison.pairs_table(pair) for pair in comparison.pairs(runs)),
@@ -40,6 +40,23 @@ def tables() -> dict[str, dict[str, str]]:
         },
         "docs/speed.md": {"bench": bench.report(json.loads(speed.read_bytes()))},
     }
+
+
+def summary_table(groups: list[pandas.DataFrame]) -> str:
+    """Return a Markdown table with one row per group of runs, and the command that repeats it."""
+    table = comparison.groups_frame(groups)
+    table.insert(1, "command", [command(group) for group in groups])
+    return comparison.markdown(table)
+
+
+def command(group: pandas.DataFrame) -> str:
+    """Return the `make` command that trains a group of runs, which differ only in their seed."""
+    name = group.iloc[0]["parameters"]["RUN"].partition("_seed")[0]
+    for scale, recipe in run.recipes().items():
+        parameters = [value for value in recipe.values() if isinstance(value, dict)]
+        if name in [each.get("RUN") for each in parameters]:
+            return f"`make {scale}`"
+    return "`make run`"
 
 
 def described_first(groups: list[pandas.DataFrame]) -> list[pandas.DataFrame]:
