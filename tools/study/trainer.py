@@ -65,8 +65,8 @@ def load(source: str) -> tuple:
 def photographs(arm: Arm, seed: int, trial: bool) -> tuple[np.ndarray, np.ndarray]:
     """Return the indices of an arm's real images for training and of those for validation.
 
-    With the source "held out", a quarter of the photographs validates in a trial, and none in a run
-    that is reported.
+    With the source "held out", a quarter of the photographs is for validation in a trial, and none
+    in a run that is reported.
     """
     data, train, validation = load(arm.source)
     if arm.source == "held out":
