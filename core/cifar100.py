@@ -52,11 +52,6 @@ class Dataset:
     superclass_names: list[str]
     superclass_of: np.ndarray  # (100,): the superclass of each class
 
-    @property
-    def title(self) -> str:
-        """Return the name for figures and tables; the stand-in's says that it is not CIFAR-100."""
-        return TITLES[self.name]
-
 
 def search_places() -> list[Path]:
     """Return the places to search: CIFAR100_DIR if it is set, else ./data and Keras's cache.
@@ -66,45 +61,30 @@ def search_places() -> list[Path]:
     if given := os.environ.get("CIFAR100_DIR"):
         places = [base / Path(given).expanduser() for base in (Path.cwd(), core.ROOT)]
         return list(dict.fromkeys(places))  # an absolute path is the same from both
-    return [core.ROOT / "data", Path(os.environ.get("KERAS_HOME", "~/.keras")) / "datasets"]
-
-
-def copies(place: Path) -> tuple[list[Path], list[Path]]:
-    """Return the folders and the archives to look for in one of the places to search."""
-    place = place.expanduser()
-    folders = [place, place / FOLDER, place / f"{FOLDER}-target" / FOLDER]
-    return folders, [place, place / f"{FOLDER}.tar.gz"]
-
-
-def missing_files(folder: Path) -> list[str]:
-    """Return which of the files train, test and meta a folder lacks."""
-    return [name for name in CIFAR100_MD5 if not (folder / name).is_file()]
+    cache = Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser()
+    return [core.ROOT / "data", cache / "datasets"]
 
 
 def find_cifar100() -> Path | None:
     """Return a folder with all files of CIFAR-100 and the official hashes, or None.
 
-    If there is only an archive, it is unpacked to ./data. Damaged copies are reported and skipped.
-    Raises `DataError` if CIFAR100_DIR is set and no intact copy is found there.
+    An archive is unpacked to ./data. Damaged copies are reported and skipped. Raises `DataError` if
+    CIFAR100_DIR is set and no intact copy is found there.
     """
-    places = search_places()
-    for folder in [folder for place in places for folder in copies(place)[0]]:
-        if missing_files(folder):
-            continue
-        wrong = [
-            name
-            for name, md5 in CIFAR100_MD5.items()
-            if md5_of((folder / name).read_bytes()) != md5
-        ]
-        if not wrong:
-            return folder
-        print(f"{folder} is damaged: the md5 of {', '.join(wrong)} is wrong. Delete this copy.")
-    for archive in [archive for place in places for archive in copies(place)[1]]:
-        if not archive.is_file():
-            continue
-        if file_sha256(archive) == CIFAR100_SHA256:
-            return unpack(archive, core.ROOT / "data" / FOLDER)
-        print(f"{archive} is damaged: its sha256 is not {CIFAR100_SHA256}. Delete it.")
+    for place in search_places():
+        for folder in (place, place / FOLDER, place / f"{FOLDER}-target" / FOLDER):
+            files = {name: folder / name for name in CIFAR100_MD5}
+            if all(path.is_file() for path in files.values()):
+                found = {name: md5_of(path.read_bytes()) for name, path in files.items()}
+                if found == CIFAR100_MD5:
+                    return folder
+                wrong = ", ".join(name for name in found if found[name] != CIFAR100_MD5[name])
+                print(f"{folder} is damaged: the md5 of {wrong} is wrong. Delete this copy.")
+        for archive in (place, place / f"{FOLDER}.tar.gz"):
+            if archive.is_file():
+                if file_sha256(archive) == CIFAR100_SHA256:
+                    return unpack(archive, core.ROOT / "data" / FOLDER)
+                print(f"{archive} is damaged: its sha256 is not {CIFAR100_SHA256}. Delete it.")
     if given := os.environ.get("CIFAR100_DIR"):
         expected = f"expected the official files train, test and meta, or {FOLDER}.tar.gz"
         raise DataError(f"CIFAR100_DIR={given}: {expected}")
