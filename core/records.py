@@ -8,6 +8,7 @@ import platform
 import subprocess
 import tempfile
 import time
+from collections.abc import Set
 from importlib import metadata
 from pathlib import Path
 
@@ -24,15 +25,13 @@ READABLE = {"name", "dataset", "seed", "parameters"}  # every published record h
 
 def run_folder(folder_name: str) -> Path:
     """Create and return runs/<folder name>; workers other than the first get a temporary folder."""
-    root = core.ROOT if devices.is_chief() else Path(_scratch().name)
+    root = core.ROOT if devices.is_chief() else Path(_temporary_folder().name)
     folder = root / "runs" / folder_name
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
-@functools.cache
-def _scratch() -> tempfile.TemporaryDirectory:
-    return tempfile.TemporaryDirectory()  # the cache keeps it alive until the process ends
+_temporary_folder = functools.cache(tempfile.TemporaryDirectory)  # exists until the process ends
 
 
 def checkpoint_folder(folder_name: str, run: str) -> Path:
@@ -95,17 +94,23 @@ def read(folder_name: str, published: bool = False) -> dict[str, dict]:
     if not published:  # a worker other than the first also has a folder of its own
         folders.add(run_folder(folder_name))
     paths = sorted(path for folder in folders for path in folder.glob("*.json"))
-    return {path.stem: _read_one(path) for path in paths}
+    return {path.stem: read_json(path, READABLE) for path in paths}
 
 
-def _read_one(path: Path) -> dict:
+def read_json(path: Path, keys: Set[str] = frozenset()) -> dict:
+    """Return the JSON object in a file.
+
+    Raises `DataError`, which names the file, if it holds anything else or lacks one of the `keys`.
+    """
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: expected a record, but this is not JSON: {error}") from error
-    if not isinstance(record, dict) or READABLE - record.keys():
-        raise DataError(f"{path}: expected a record with {', '.join(sorted(READABLE))}")
-    return record
+        value = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(value, dict):
+            raise ValueError(f"found {type(value).__name__}")
+        if missing := keys - value.keys():
+            raise ValueError(f"it lacks {', '.join(sorted(missing))}")
+    except (ValueError, OSError, RecursionError) as error:
+        raise DataError(f"{path}: expected a JSON object: {error}") from error
+    return value
 
 
 def read_all(folder_name: str) -> list[dict]:
@@ -146,7 +151,7 @@ def image_manifest(folder_name: str, run: str, **changes) -> dict:
     `changes` are the parameters that differ when the images are drawn. Raises `DataError` if the
     generator's file is not the one in the record.
     """
-    record = _read_one(find(folder_name, f"{run}.json"))
+    record = read_json(find(folder_name, f"{run}.json"))
     generator = find(folder_name, f"{run}_generator.keras")
     if file_sha256(generator) != record["generator_sha256"]:
         advice = "Run notebook 1 with TRAIN = True."

@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -14,13 +13,16 @@ import numpy as np
 from PIL import Image
 
 import core
-from core import devices, pictures
+from core import devices, pictures, records
 from core.cifar100 import DataError
 from core.files import array_digest, replace, short_digest
 
 # The manifest, and what Windows, macOS and network drives leave; letter case does not matter.
 IGNORED = ("manifest.json", "thumbs.db", "desktop.ini", "icon\r", "__macosx", "@eadir")
-ADVICE = "Run notebook 1 with the same DATASET and REAL_FRACTION, or set SYNTHETIC_PER_CLASS = 0"
+ADVICE = (
+    "Run notebook 1 with the same DATASET and REAL_FRACTION and leave SYNTHETIC_IMAGES at 'auto', "
+    "or set SYNTHETIC_PER_CLASS = 0"
+)
 
 
 def folder_of_run(folder_name: str) -> Path:
@@ -41,12 +43,7 @@ def choose(folder_name: str, source: str = "auto") -> tuple[Path, str]:
     else:
         folder, whose = core.ROOT / "synthetic_images" / folder_name, "the published ones"
     if not folder.is_dir():
-        hint = (
-            "SYNTHETIC_IMAGES = 'auto' uses your own if there are any. "
-            if source == "published"
-            else ""
-        )
-        raise DataError(f"no GAN images in {folder}. {hint}{ADVICE}")
+        raise DataError(f"no GAN images in {folder}. {ADVICE}")
     return folder, whose
 
 
@@ -93,15 +90,19 @@ def load(folder: Path, class_names: list[str]) -> tuple[np.ndarray, np.ndarray, 
     Any image that Pillow reads will do, of up to 2**24 pixels; it is resized to 32x32. Raises
     `DataError` that lists up to 50 faults at once, or if the manifest belongs to other images.
     """
-    images, labels, resized, faults = [], [], 0, _wrong_entries(folder, class_names)
-    advice = f"Expected folders named {', '.join(class_names)}" if faults else ""
+    wrong = [
+        path for path in _entries(folder)
+        if path.name not in class_names or path.is_symlink() or not path.is_dir()
+    ]  # fmt: skip
+    faults = [f"{path}: not a class folder, or a link to one" for path in wrong]
+    advice = f"Expected folders named {', '.join(class_names)}" if wrong else ADVICE
+    images, labels, resized = [], [], 0
     for label, name in enumerate(class_names):
-        for path in [] if (folder / name).is_symlink() else _entries(folder / name):
+        for path in _entries(folder / name):
+            if path.is_symlink():
+                faults.append(f"{path}: expected an image, found a link")
+                continue
             try:
-                if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
-                    raise DataError(
-                        f"{path}: expected an image, found a link that leads out of the folder"
-                    )
                 image = pictures.open_rgb(path, max_pixels=2**24)
             except DataError as error:
                 faults.append(str(error))
@@ -110,29 +111,15 @@ def load(folder: Path, class_names: list[str]) -> tuple[np.ndarray, np.ndarray, 
             images.append(np.asarray(image.resize((32, 32), Image.Resampling.LANCZOS), "uint8"))
             labels.append(label)
     if faults or not images:
-        advice = advice if images or advice else ADVICE
         counts = f"{folder}: {len(faults)} unusable entries, {len(images)} images. {advice}"
         raise DataError("\n  ".join([counts, *faults[:50]]))
     images, labels, manifest = np.stack(images), np.array(labels), read_manifest(folder)
     digest = array_digest(images, labels)
     if manifest.get("images_sha256", digest) != digest:
-        advice = (
-            "Run notebook 1 again or, if you put these images here yourself, delete manifest.json."
-        )
-        raise DataError(f"{folder}: its manifest.json describes other images. {advice}")
+        advice = "Run notebook 1 again or, if you put these images here yourself, delete it."
+        raise DataError(f"{folder / 'manifest.json'} describes other images. {advice}")
     print(f"Read {len(images):,} synthetic images; resized {resized} of them to 32x32")
     return images, labels, manifest
-
-
-def _wrong_entries(folder: Path, class_names: list[str]) -> list[str]:
-    """Return a message for each entry that is not a class folder, or is a link."""
-    faults = []
-    for path in _entries(folder):
-        if path.name not in class_names or not path.is_dir():
-            faults.append(f"{path}: not a class folder")
-        elif path.is_symlink():
-            faults.append(f"{path}: is a link; put the folder itself here")
-    return faults
 
 
 def _entries(folder: Path) -> list[Path]:
@@ -142,13 +129,7 @@ def _entries(folder: Path) -> list[Path]:
 def read_manifest(folder: Path) -> dict:
     """Return manifest.json as a dictionary, empty if there is none. Raises `DataError`."""
     path = folder / "manifest.json"
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    except (ValueError, OSError, RecursionError) as error:
-        raise DataError(f"{path} cannot be read as JSON: {error}") from error
-    if not isinstance(manifest, dict):
-        raise DataError(f"{path}: expected a JSON object, found {type(manifest).__name__}")
-    return manifest
+    return records.read_json(path) if path.exists() else {}
 
 
 def kind(images: np.ndarray, manifest: dict) -> str:

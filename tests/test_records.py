@@ -61,7 +61,7 @@ def test_a_record_cut_at_every_tenth_is_refused_by_name(folder):
     cut = [whole[: len(whole) * tenth // 10] for tenth in range(10)]
     for content in (*cut, b"[]", b'{"name": "run"}', b"\xff\xfe", b"[" * 10**5):
         path.write_bytes(content)
-        with pytest.raises(DataError, match=r"run\.json: expected a record"):
+        with pytest.raises(DataError, match=r"run\.json: expected a JSON object"):
             records.read("shapes100")
 
 
