@@ -11,17 +11,16 @@ import json
 import math
 import platform
 import time
-import warnings
 from pathlib import Path
 
 import keras
 
 from core import checkpoints, devices, fingerprint
 from core.files import atomic_write
-from core.progress import EpochLine
 
 EARLY_STOPPING_STATE = ("wait", "stopped_epoch", "best")
 LOST_WORKER = ("UnavailableError", "AbortedError", "CancelledError", "DeadlineExceededError")
+CONTINUE = "to continue from the newest checkpoint."
 WITHOUT_EFFECT = ("verbose", "validation_batch_size")  # arguments of Keras's fit
 
 
@@ -59,11 +58,8 @@ def fit(model: keras.Model, batches: keras.utils.PyDataset, *, epochs: int, fold
     defined = fingerprint.of_training_run(model, batches, epochs, callbacks, replicas, **important)
     saver = _Saver(batches, _own_folder(folder, defined), epochs, callbacks, checkpoint_seconds)
     saver.find_checkpoint(folder.name, resume and "unreadable" not in defined)
-    with _explained_errors(folder):
-        _train(model, batches, saver, callbacks, arguments)
-    optimizer = getattr(
-        model.optimizer, "inner_optimizer", model.optimizer
-    )  # with float16, it is wrapped
+    _train(model, batches, saver, callbacks, arguments)
+    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)  # float16 wraps it
     return {
         "history": saver.state["history"], "seconds": saver.state["seconds"],
         "steps": saver.state["epoch"] * len(batches), "epochs_run": saver.state["epoch"],
@@ -82,8 +78,16 @@ def _train(model, batches, saver, callbacks, arguments):
             arguments = arguments | {"verbose": 0}
             watchers.append(EpochLine(saver.epochs, saver.folder.parent.name))
         first = saver.epochs if saver.state.get("stopped") else saver.state.get("epoch", 0)
-        model.fit(batches, initial_epoch=first, epochs=saver.epochs, shuffle=False,
-                  callbacks=[*watchers, *callbacks, saver], **arguments)  # fmt: skip
+        try:
+            model.fit(batches, initial_epoch=first, epochs=saver.epochs, shuffle=False,
+                      callbacks=[*watchers, *callbacks, saver], **arguments)  # fmt: skip
+        except KeyboardInterrupt:  # hide the long traceback through Keras
+            raise KeyboardInterrupt(f"Training was stopped. Run it again {CONTINUE}") from None
+        except Exception as error:
+            if not (devices.is_multi_worker() and type(error).__name__ in LOST_WORKER):
+                raise
+            words = f"A worker was lost (checkpoints: {saver.folder}). Start all workers again"
+            raise WorkerLostError(f"{words} {CONTINUE}") from error
     saver.restore(model)
 
 
@@ -102,27 +106,11 @@ def _own_folder(folder, defined):
         print(f"{folder.name}: training from the start, because the run has changed: {words}")
     if devices.is_chief():
         own.mkdir(parents=True, exist_ok=True)
-        try:  # written at every call: the newest file marks the run that was used last
-            with atomic_write(own / "fingerprint.json") as file:
-                file.write(json.dumps(defined, indent=1).encode())
-        except OSError as error:
-            warnings.warn(f"could not write the fingerprint: {error}", stacklevel=3)
+        # Written at every call, as the newest file marks the run that was used last. If the disk is
+        # full, the checkpoints will say so.
+        with contextlib.suppress(OSError), atomic_write(own / "fingerprint.json") as file:
+            file.write(json.dumps(defined, indent=1).encode())
     return own
-
-
-@contextlib.contextmanager
-def _explained_errors(folder):
-    """Replace interruptions and lost workers by errors that say what to do next."""
-    try:
-        yield
-    except KeyboardInterrupt:  # hide the long traceback through Keras
-        words = "Training was stopped. Run it again to continue from the newest checkpoint."
-        raise KeyboardInterrupt(words) from None
-    except Exception as error:
-        if not (devices.is_multi_worker() and type(error).__name__ in LOST_WORKER):
-            raise
-        words = f"A worker was lost (checkpoints: {folder}). Start all workers again"
-        raise WorkerLostError(f"{words} to continue from the newest checkpoint.") from error
 
 
 class _Saver(keras.callbacks.Callback):
@@ -188,10 +176,8 @@ class _Saver(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         losses = {name: float(value) for name, value in (logs or {}).items()}
         if not all(math.isfinite(value) for value in losses.values()):
-            where = f"epoch {self.epoch + 1}, step {batch + 1}"
-            raise DivergedError(
-                f"A loss is not finite in {where}: {losses}. Checkpoints are older."
-            )
+            words = f"A loss is not finite in epoch {self.epoch + 1}, step {batch + 1}: {losses}."
+            raise DivergedError(f"{words} The checkpoints are older.")
 
     def on_epoch_end(self, epoch, logs=None):
         for name, value in logs.items():
@@ -202,6 +188,26 @@ class _Saver(keras.callbacks.Callback):
 
     def on_train_end(self, logs=None):  # early stopping has restored the best weights by now
         self.save(self.state["epoch"], finished=True)
+
+
+class EpochLine(keras.callbacks.Callback):
+    """Prints one line per epoch: its duration, the estimated minutes left, and the logs."""
+
+    only_watches = True
+
+    def __init__(self, epochs: int, name: str):
+        super().__init__()
+        self.epochs, self.name = epochs, name
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.start = time.perf_counter()
+
+    def on_epoch_end(self, epoch, logs=None):
+        seconds = time.perf_counter() - self.start
+        minutes_left = (self.epochs - epoch - 1) * seconds / 60
+        scores = "  ".join(f"{name} {value:.4f}" for name, value in logs.items())
+        epoch_of = f"{self.name}: epoch {epoch + 1:3}/{self.epochs}"
+        print(f"{epoch_of}  {seconds:4.0f} s  {minutes_left:4.1f} min left  {scores}", flush=True)
 
 
 class ReuseMemory(keras.callbacks.Callback):
