@@ -175,7 +175,7 @@ def test_a_run_that_fails_leaves_the_notebook_of_the_one_that_passed(project, mo
 
 
 def test_a_long_temporary_folder_and_a_kernel_of_the_site_do_not_matter(project, monkeypatch):
-    """A cluster's TMPDIR exceeds the path of a socket; another python3 may come first."""
+    """A cluster's TMPDIR may be longer than a socket's path; another python3 may come first."""
     spec = {"argv": ["/bin/false"], "display_name": "Python 3", "language": "python"}
     site = project / "jupyter" / "kernels" / "python3"
     site.mkdir(parents=True)
@@ -196,11 +196,10 @@ def test_a_stopped_run_says_how_to_continue_and_prints_no_traceback(tmp_path):
     write_notebook(tmp_path / "one.ipynb", "import time\nprint('here')\ntime.sleep(60)")
     shutil.copy(ROOT / "recipes.toml", tmp_path)
     script = """
-        import logging, pathlib, signal, sys, core
+        import pathlib, signal, sys, core
         signal.signal(signal.SIGINT, signal.default_int_handler)
         core.ROOT = pathlib.Path(sys.argv.pop())
         from tools import cells, run
-        logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
         cells.FOLDER = core.ROOT
         run.run = lambda *_: run.execute("one", "shapes100", {})
         sys.exit(run.main())

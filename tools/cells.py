@@ -1,6 +1,5 @@
 """Reads the notebooks' code, so that programs and tests use exactly what a reader runs."""
 
-import ast
 import contextlib
 
 import nbformat
@@ -19,14 +18,6 @@ def read(notebook: str) -> list:
 def code_cells(notebook: nbformat.NotebookNode) -> list:
     """Return the code cells of a notebook that has been read."""
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
-
-
-def syntax(cell) -> ast.AST:
-    """Return the syntax tree of a cell or, if it has IPython commands, its text as a constant."""
-    try:
-        return ast.parse(cell.source)
-    except SyntaxError:
-        return ast.Constant(cell.source)
 
 
 def tagged(notebook: str, tag: str) -> list[str]:

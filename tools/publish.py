@@ -138,7 +138,10 @@ def publish_notebook(executed: Path, target: Path):
 
 def code(cell) -> str:
     """Return a cell's syntax tree as text, which does not depend on comments and line breaks."""
-    return ast.dump(cells.syntax(cell))
+    try:
+        return ast.dump(ast.parse(cell.source))
+    except SyntaxError:  # it has IPython commands
+        return cell.source
 
 
 def as_jpeg(data: dict):

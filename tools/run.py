@@ -9,9 +9,9 @@ import ast
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
-import tempfile
 import time
 import tomllib
 from difflib import get_close_matches
@@ -22,7 +22,6 @@ import papermill
 from jupyter_client import AsyncKernelManager
 from jupyter_client.kernelspec import KernelSpec
 from nbclient.exceptions import DeadKernelError
-from traitlets.config import Config
 
 import core
 from core import cifar100, datasets, files
@@ -30,7 +29,6 @@ from core.parameters import wrong_values
 from tools import cells
 
 NOT_A_SCALE = ("defaults", "stand-in")  # tables in recipes.toml that are not recipes
-LONGEST_SOCKET_FOLDER = 80  # characters; the whole path of a socket may have 107
 CONTINUE = "Run the same command again to continue from the newest checkpoint."
 NO_DATASET = """\
 CIFAR-100 is not on this machine, and it could not be downloaded: see runs/download.log. This run
@@ -62,14 +60,12 @@ def main() -> int:
 def run(arguments, recipe: dict) -> int:
     """Check everything that the command line asks for, run it, and return the exit status."""
     given = {name: literal(value) for name, value in arguments.p}
-    if folder := os.environ.get("CIFAR100_DIR"):  # notebooks run in another folder
-        os.environ["CIFAR100_DIR"] = str(Path(folder).expanduser().absolute())
+    if given.get("PICTURE"):  # notebooks run in another folder
+        given["PICTURE"] = str(Path(str(given["PICTURE"])).expanduser().absolute())
     notebooks = [arguments.only] if arguments.only else recipe.get("notebooks", cells.NOTEBOOKS)
     refuse_unknown(given, notebooks)
     if recipe.get("needs_gpu") and not ask_devices("has_gpu"):
-        sys.exit(
-            f"make {arguments.recipe} needs a GPU, and there is none. On a CPU, use make wide."
-        )
+        sys.exit(f"make {arguments.recipe} needs a GPU, and there is none. Use make wide on a CPU.")
     asked = given.pop("DATASET", None)
     dataset = arguments.dataset or asked or choose_dataset()
     planned = []
@@ -101,18 +97,18 @@ def name_later_values(notebook: str):
     """Print which parameters a later code cell sets again, because its values are the ones used."""
     parameters = cells.parameters(notebook).keys()
     for number, cell in enumerate(cells.read(notebook), 1):
-        is_later = "parameters" not in cell.metadata.get("tags", [])
-        for statement in ast.walk(cells.syntax(cell)) if is_later else ():
-            names = {each.id for each in getattr(statement, "targets", []) if hasattr(each, "id")}
-            for name in sorted(names & parameters):
-                value = f"{name} = {ast.unparse(statement.value)}"
-                print(f"{notebook}: code cell {number} sets {value}, which overrides the parameter")
+        if "parameters" in cell.metadata.get("tags", []):
+            continue
+        for name, value in re.findall(r"(?m)^ *([A-Z_]+) = ([^#\n]+)", cell.source):
+            if name in parameters:
+                words = f"code cell {number} sets {name} = {value.strip()}"
+                print(f"{notebook}: {words}, which overrides the parameter")
 
 
 def literal(text: str):
-    """Return the value of a Python literal, of "true" or of "false", or else the text itself."""
+    """Return the value of a Python literal such as 3 or True, or else the text itself."""
     try:
-        return ast.literal_eval(text.capitalize() if text in ("true", "false") else text)
+        return ast.literal_eval(text)
     except (ValueError, SyntaxError):
         return text
 
@@ -144,13 +140,7 @@ def parameters_of(notebook: str, recipe: dict, given: dict, dataset: str, seed=N
         parameters |= {"SEED": seed, "RUN": run_name}
     if dataset != defaults["DATASET"]:
         parameters["DATASET"] = dataset
-    return {name: from_here(value) for name, value in parameters.items() if name in defaults}
-
-
-def from_here(value):
-    """Return a value, made an absolute path if it names a file, as notebooks run elsewhere."""
-    path = Path(value).expanduser() if isinstance(value, str) else Path()
-    return str(path.resolve()) if path.suffix and path.is_file() else value
+    return {name: value for name, value in parameters.items() if name in defaults}
 
 
 def run_name_of_seed(run_name: str, seed: int) -> str:
@@ -176,9 +166,7 @@ def announce(arguments, recipe: dict, dataset: str, given: dict):
         changes = [f"{name} = {value!r}" for name, value in given.items()]
         words += f". Changed: {', '.join(changes)}"
     elif minutes and dataset == "cifar100" and not (arguments.seeds or arguments.only):
-        words += (
-            f". This takes about {minutes_here(minutes):.0f} minutes here, if nothing else runs"
-        )
+        words += f". This takes about {minutes_here(minutes):.0f} minutes here, if it is idle"
     print(f"{datasets.TITLES[dataset]}: {words}", flush=True)
 
 
@@ -229,7 +217,11 @@ def execute(notebook: str, folder_name: str, parameters: dict) -> bool:
     print(f"\n== {notebook} ==", flush=True)
     start = time.perf_counter()
     try:
-        run_papermill(cells.FOLDER / f"{notebook}.ipynb", unfinished, parameters)
+        papermill.execute_notebook(
+            cells.FOLDER / f"{notebook}.ipynb", unfinished, parameters, cwd=cells.FOLDER,
+            kernel_manager_class=KernelWithoutTerminal, progress_bar=False,
+            stdout_file=sys.stdout, stderr_file=sys.stderr,
+        )  # fmt: skip
     except papermill.PapermillExecutionError as error:
         print(f"\nFAILED {notebook}, In [{error.exec_count}]\n{error.ename}: {error.evalue}")
         print(f"The cells executed so far are in {unfinished}")
@@ -260,20 +252,6 @@ class KernelWithoutTerminal(AsyncKernelManager):
         return await self._async_start_kernel(stderr=subprocess.DEVNULL, **arguments)
 
 
-def run_papermill(source: Path, target: Path, parameters: dict):
-    """Execute a notebook in the folder of the notebooks, and print the output of its cells."""
-    config = Config()
-    config.NotebookClient.kernel_manager_class = KernelWithoutTerminal
-    with tempfile.TemporaryDirectory(prefix="kernel-") as sockets:
-        # With TCP, a kernel would print a warning. The path of a Unix socket must be short.
-        if os.name == "posix" and len(sockets) < LONGEST_SOCKET_FOLDER:
-            config.KernelManager.update(transport="ipc", ip=str(Path(sockets) / "kernel"))
-        papermill.execute_notebook(
-            str(source), str(target), parameters, cwd=str(cells.FOLDER), log_output=True,
-            progress_bar=False, config=config,
-        )  # fmt: skip
-
-
 def answer(path: Path) -> str:
     """Return the tables below the heading "What we saw" of an executed notebook."""
     tables, below = [], False
@@ -284,15 +262,6 @@ def answer(path: Path) -> str:
     return "\n".join(tables).replace("**", "")
 
 
-def is_output(record) -> bool:
-    """Return whether a line of papermill's log is a cell's output, not papermill's own message."""
-    record.msg, record.args = record.getMessage().rstrip("\n"), ()  # papermill adds a line break
-    other = ("Executing", "Ending", "Input", "Output", "<Figure", "<IPython")
-    return not record.msg.startswith(other)
-
-
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-    logging.getLogger("papermill").addFilter(is_output)
     os.environ |= {"HEADLESS": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
     sys.exit(main())
