@@ -140,11 +140,6 @@ def find(folder_name: str, file_name: str) -> Path:
     raise DataError(f"no {file_name} in {places}: run the notebook with TRAIN = True first")
 
 
-def classifier_files(folder: Path) -> list[Path]:
-    """Return the network files in a folder that are classifiers, not generators."""
-    return sorted(path for path in folder.glob("*.keras") if "_generator" not in path.stem)
-
-
 def image_manifest(folder_name: str, run: str, **changes) -> dict:
     """Return the entries that a manifest of GAN images takes from the record of the GAN.
 

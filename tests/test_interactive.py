@@ -77,12 +77,12 @@ def test_a_range_becomes_a_slider_and_a_headless_run_takes_the_first_values(monk
     assert given[1] == {"name": "apple", "seed": 3}
 
 
-def test_a_picture_is_classified_by_the_only_network_or_by_a_given_one(
+def test_a_picture_is_classified_by_the_published_network_or_by_a_given_one(
     project, monkeypatch, capsys
 ):
-    folder, picture = project / "results" / "cifar100", project / "picture.png"
-    folder.mkdir(parents=True)
+    other, picture = project / "other.keras", project / "picture.png"
     Image.new("RGB", (32, 32)).save(picture)
+    monkeypatch.setattr(classify, "NETWORK", project / "published.keras")
 
     def classified(*arguments):
         monkeypatch.setattr(sys, "argv", ["classify", str(picture), *map(str, arguments)])
@@ -93,23 +93,21 @@ def test_a_picture_is_classified_by_the_only_network_or_by_a_given_one(
         with pytest.raises(SystemExit, match=words):
             classified(*arguments)
 
-    refused("expected one network, found none")
-    export.save(network(100), folder / "a.keras", datasets.class_names("cifar100"))
-    (folder / "gan_generator.keras").touch()  # no classifier
+    refused("published.keras contains no class names: .*No such file")
+    export.save(network(100), classify.NETWORK, datasets.class_names("cifar100"))
     title, *likely = classified()
     assert "the most likely of the network's 100 classes" in title
     names = {name.replace("_", " ") for name in datasets.class_names("cifar100")}
     assert len(likely) == 5
     assert {line.partition("%  ")[2] for line in likely} < names
-    export.save(network(100), folder / "b.keras", [f"class {i}" for i in range(100)])
-    refused(r"found a\.keras, b\.keras\. Name one with --network")
-    assert all("%  class " in line for line in classified("--network", folder / "b.keras")[1:])
-    network(100).save(folder / "b.keras")  # by plain Keras: nobody knows its classes
-    refused("b.keras contains no class names", "--network", folder / "b.keras")
-    (folder / "b.keras").write_text("not a network", encoding="utf-8")
-    refused("b.keras contains no class names", "--network", folder / "b.keras")
-    export.save(network(7), folder / "b.keras", ["a"])
-    refused("b.keras: not a classifier that Keras can load", "--network", folder / "b.keras")
+    export.save(network(100), other, [f"class {i}" for i in range(100)])
+    assert all("%  class " in line for line in classified("--network", other)[1:])
+    network(100).save(other)  # by plain Keras: nobody knows its classes
+    refused("other.keras contains no class names", "--network", other)
+    other.write_text("not a network", encoding="utf-8")
+    refused("other.keras contains no class names", "--network", other)
+    export.save(network(7), other, ["a"])
+    refused("other.keras: not a classifier that Keras can load", "--network", other)
     picture.write_bytes(b"not a picture")
     refused(r"picture\.png: expected an image")
 

@@ -16,20 +16,25 @@ import sys
 from pathlib import Path
 
 import nbformat
+from matplotlib.figure import Figure
 from PIL import Image
 
 import core
-from core import records
+from core import datasets, synthetic
 from core.parameters import NOT_IN_TRAINING
-from tools import cells, figures, run, tables
+from tools import cells, classify, run, tables
 
 LARGEST_PNG = 200_000  # base64 characters; a larger PNG is mostly photographs
+GALLERY = (  # classes in the README's figure
+    "apple", "sunflower", "orange", "mushroom", "bus", "tiger", "bicycle", "dolphin", "bear",
+    "rocket",
+)  # fmt: skip
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", action="store_true", help="also publish notebook 1's images")
-    parser.add_argument("--network", help="publish this classifier instead of the current one")
+    parser.add_argument("--network", action="store_true", help="also publish that of make best")
     arguments = parser.parse_args()
     runs, results = core.ROOT / "runs" / "cifar100", core.ROOT / "results" / "cifar100"
     for folder_name in ("cifar100", "cifar100-0.1"):  # the study has GANs trained on a tenth
@@ -38,10 +43,7 @@ def main():
         if is_committed(read(path)):
             shutil.copy(path, core.ROOT / "results" / "study")
     if arguments.network:
-        previous = records.classifier_files(results)
-        copied = Path(shutil.copy(runs / f"{arguments.network}.keras", results))
-        for path in {*previous} - {copied}:
-            path.unlink()
+        shutil.copy(runs / classify.NETWORK.name, results)
     images = core.ROOT / "synthetic_images"
     if arguments.images and (images / "runs" / "cifar100").is_dir():
         shutil.rmtree(images / "cifar100", ignore_errors=True)
@@ -53,7 +55,7 @@ def main():
     measured = core.ROOT / "runs" / "bench" / "bench.json"
     if measured.exists() and is_committed(read(measured)):
         shutil.copy(measured, core.ROOT / "results" / "bench")
-    figures.gallery(results / "gallery.jpg")
+    gallery(results / "gallery.jpg")
     tables.fill()
 
 
@@ -63,21 +65,19 @@ def read(path: Path) -> dict:
 
 def copy_results(runs: Path, results: Path):
     """Copy the publishable records, their generators, and the figures of those with seed 0."""
-    kept = [path for path in sorted(runs.glob("*.json")) if is_publishable(path)]
-    if not kept:
-        return  # the figure that compares runs would only show unpublished ones
+    published = [path for path in sorted(runs.glob("*.json")) if is_publishable(path)]
+    if not published:
+        return  # the figures that compare runs would only show unpublished ones
     results.mkdir(parents=True, exist_ok=True)
-    first = [path for path in kept if read(path)["seed"] == 0]
-    shown = {path.stem.removesuffix("_gan") for path in first} | {"comparison", "pairs"}
-    known = shown | {path.stem.removesuffix("_gan") for path in runs.glob("*.json")}
-    generators = [runs / f"{path.stem}_generator.keras" for path in kept]
-    kept += [path for path in generators if path.exists()]
-    for path in runs.glob("*.png"):
-        owners = [name for name in known if f"{path.stem}_".startswith(f"{name}_")]
-        if max(owners, key=len, default="") in shown:
-            kept.append(path)
-    for path in kept:
-        shutil.copy(path, results)
+    files = [*published, runs / "comparison.png", runs / "pairs.png"]
+    for path in published:
+        files.append(runs / f"{path.stem}_generator.keras")
+        if read(path)["seed"] == 0:  # its figures are named after it and one more word
+            ends = [each.stem.removeprefix(path.stem) for each in runs.glob(f"{path.stem}_*.png")]
+            files += [runs / f"{path.stem}{end}.png" for end in ends if end.count("_") == 1]
+    for path in files:
+        if path.exists():
+            shutil.copy(path, results)
 
 
 def is_publishable(path: Path) -> bool:
@@ -151,6 +151,19 @@ def as_jpeg(data: dict):
         buffer = io.BytesIO()
         image.save(buffer, "JPEG", quality=85)
         data["image/jpeg"] = base64.b64encode(buffer.getvalue()).decode()
+
+
+def gallery(path: Path) -> None:
+    """Draw the first eight published images of ten classes each, and save the figure to `path`."""
+    names = datasets.class_names("cifar100")
+    images, labels, _ = synthetic.load(synthetic.choose("cifar100", "published")[0], names)
+    figure = Figure(figsize=(10, 8.3), layout="constrained")
+    for column, name in zip(figure.subplots(8, len(GALLERY)).T, GALLERY, strict=True):
+        column[0].set_title(name, fontsize=13)
+        for axis, image in zip(column, images[labels == names.index(name)], strict=False):
+            axis.imshow(image, interpolation="bicubic")
+            axis.set_axis_off()
+    figure.savefig(path, dpi=85, facecolor="white", pil_kwargs={"quality": 90})
 
 
 if __name__ == "__main__":

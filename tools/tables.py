@@ -10,7 +10,7 @@ import pandas
 
 import core
 from core import comparison, records
-from tools import bench, cells, run
+from tools import bench, cells, classify, run
 from tools.study import report
 
 RESULTS = core.ROOT / "results"
@@ -150,7 +150,7 @@ def models_table() -> str:
     """Return the table of published networks, with the scores in their records."""
     folder, published = RESULTS / "cifar100", records.read("cifar100", published=True)
     rows = []
-    for path in (*records.classifier_files(folder), *sorted(folder.glob("*_generator.keras"))):
+    for path in (classify.NETWORK, *sorted(folder.glob("*_generator.keras"))):
         record = published[path.stem.removesuffix("_generator")]
         key = "gan_train" if "gan_train" in record else "test_accuracy"
         measure = "GAN-train" if key == "gan_train" else "test accuracy"
