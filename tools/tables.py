@@ -26,7 +26,7 @@ def tables() -> dict[str, dict[str, str]]:
     runs = comparison.frame(list(records.read("cifar100", published=True).values()))
     speed, study = RESULTS / "bench" / "bench.json", report.by_seed()
     return {
-        "README.md": {"summary": summary_table(described_first(comparison.groups(runs)))},
+        "README.md": {"summary": summary_table(comparison.groups(runs))},
         "docs/results.md": {
             "classifiers": comparison.runs_table(runs),
             "pairs": "\n".join(comparison.pairs_table(pair) for pair in comparison.pairs(runs)),
@@ -43,7 +43,18 @@ def tables() -> dict[str, dict[str, str]]:
 
 
 def summary_table(groups: list[pandas.DataFrame]) -> str:
-    """Return a Markdown table with one row per group of runs, and the command that repeats it."""
+    """Return a Markdown table with one row per group of runs, and the command that repeats it.
+
+    Groups with the description's optimiser, Adam, are at the top: VGG-16, ResNet, ImageNet model.
+    """
+    described = [group for group in groups if group["optimizer"].iloc[0] == "adam"]
+    others = [group for group in groups if group["optimizer"].iloc[0] != "adam"]
+
+    def place(group):
+        model = group["model"].iloc[0]
+        return "ImageNet" in model, "ResNet" in model
+
+    groups = sorted(described, key=place) + others
     table = comparison.groups_frame(groups)
     table.insert(1, "command", [command(group) for group in groups])
     return comparison.markdown(table)
@@ -59,34 +70,14 @@ def command(group: pandas.DataFrame) -> str:
     return "`make run`"
 
 
-def described_first(groups: list[pandas.DataFrame]) -> list[pandas.DataFrame]:
-    """Return groups of runs with those of the description's optimiser, Adam, at the top.
-
-    Among these, VGG-16 comes first, then the ResNet and then the ImageNet model.
-    """
-
-    def place(group):
-        first = group.iloc[0]
-        if first["optimizer"] != "adam":
-            return 3
-        if "ImageNet" in first["model"]:
-            return 2
-        return 1 if "ResNet" in first["model"] else 0
-
-    return sorted(groups, key=place)  # others keep their order, the best first
-
-
 def fill() -> None:
-    """Write the tables into the pages, results/cifar100/comparison.md and the notebooks."""
-    made = tables()
-    for page, marks in made.items():
+    """Write the tables into the pages and the notebooks."""
+    for page, marks in tables().items():
         path = core.ROOT / page
         text = path.read_text(encoding="utf-8")
         for mark, table in marks.items():
             text = filled(text, mark, table)
         path.write_text(text, encoding="utf-8")
-    table = made["docs/results.md"]["classifiers"]
-    (RESULTS / "cifar100" / "comparison.md").write_text(table, encoding="utf-8")
     for name in cells.NOTEBOOKS:
         path = cells.FOLDER / f"{name}.ipynb"
         notebook = nbformat.read(path, 4)
