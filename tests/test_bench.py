@@ -13,7 +13,7 @@ def test_turns_change_order_and_medians_leave_out_the_first_call_and_peers_that_
         return lambda: calls.append(name) or results[name][calls.count(name) - 1]
 
     runners = {name: runner(name) for name in results}
-    runners["torch"] = bench.peer_runner("unknown", "torch float32", 1)
+    runners["torch"] = bench.peer_runner("unknown", "torch float32")
     assert bench.take_turns(runners, repeats=3) == {"a": 3, "b": 7}
     assert {tuple(calls[i : i + 2]) for i in range(0, 8, 2)} == {("a", "b"), ("b", "a")}
 

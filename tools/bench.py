@@ -16,7 +16,7 @@ import numpy as np
 import pandas
 
 import core
-from core import comparison, devices, parameters, records, training
+from core import comparison, devices, records, training
 from core.batches import Batches
 from core.gan import two_rates
 from core.optimizers import Adam
@@ -47,12 +47,12 @@ def build(network):
     return model
 
 
-def keras_runner(network, steps):
-    """Return a function that trains `network` for `steps` steps and returns seconds per step."""
+def keras_runner(network):
+    """Return a function that trains `network` for `STEPS` steps and returns seconds per step."""
     rng, n = np.random.default_rng(0), 10_000  # more images than the processor's cache holds
     images, labels = rng.integers(0, 256, (n, 32, 32, 3), np.uint8), rng.integers(0, 100, n)
     noise_size = NOISE_SIZE if network == "GAN" else 0
-    batches = Batches(images, labels, BATCH_SIZE, noise_size=noise_size, steps_per_epoch=steps)
+    batches = Batches(images, labels, BATCH_SIZE, noise_size=noise_size, steps_per_epoch=STEPS)
     model, times = build(network), []
     note_time = lambda *_, **__: times.append(time.perf_counter())  # noqa: E731
     clock = keras.callbacks.LambdaCallback(on_epoch_begin=note_time, on_train_batch_end=note_time)
@@ -60,12 +60,12 @@ def keras_runner(network, steps):
     def run():
         times.clear()
         model.fit(batches, shuffle=False, verbose=0, callbacks=[training.ReuseMemory(), clock])
-        return (times[-1] - times[0]) / steps  # the end of `fit` may wait for a sleeping thread
+        return (times[-1] - times[0]) / STEPS  # the end of `fit` may wait for a sleeping thread
 
     return run
 
 
-def peer_runner(network, kind, steps):
+def peer_runner(network, kind):
     """Return such a function for the PyTorch version `kind`, one of PEERS.
 
     It raises `BrokenPipeError` or `StopIteration` if PyTorch cannot run this version on this
@@ -75,7 +75,7 @@ def peer_runner(network, kind, steps):
     process = subprocess.Popen(command, cwd=core.ROOT, stdin=pipe, stdout=pipe, encoding="utf-8")
 
     def run():
-        print(steps, file=process.stdin, flush=True)
+        print(STEPS, file=process.stdin, flush=True)
         return float(next(process.stdout))
 
     weakref.finalize(run, process.kill)
@@ -111,22 +111,16 @@ def report(record):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--only",
-        choices=NETWORKS,
-        action="append",
-        help="measure only this network (can be repeated)",
-    )
-    parser.add_argument("--precision", choices=parameters.PRECISIONS, default="auto")
+    parser.add_argument("--only", nargs="+", choices=NETWORKS, help="measure only these networks")
     chosen = parser.parse_args()
-    precision = devices.set_precision(chosen.precision)
+    precision = devices.set_precision()
     record = records.environment() | {"precision": precision, "rows": []}
     for network in chosen.only or NETWORKS:
         keras.utils.clear_session()
         devices.set_precision("float32" if network == "GAN" else precision)  # as in the notebooks
         row = {"network": network, "precision": keras.config.dtype_policy().compute_dtype}
-        runners = {"fit": keras_runner(network, STEPS)}
-        runners |= {kind: peer_runner(network, kind, STEPS) for kind in PEERS}
+        runners = {"fit": keras_runner(network)}
+        runners |= {kind: peer_runner(network, kind) for kind in PEERS}
         seconds = take_turns(runners, TURNS)
         row["images_per_second"] = {name: BATCH_SIZE / each for name, each in seconds.items()}
         record["rows"].append(row)
