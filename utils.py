@@ -9,14 +9,9 @@ import numpy as np
 import seaborn
 from matplotlib.figure import Figure
 
-from core import datasets
-from core.cifar100 import DataError, Dataset
+from core.cifar100 import DataError
+from core.datasets import load as load  # so that notebooks can call utils.load
 from core.streams import random_stream
-
-
-def load(name: str) -> Dataset:
-    """Return "cifar100", downloaded if need be, or "shapes100". Raises `DataError`."""
-    return datasets.load(name)
 
 
 def split(labels: np.ndarray, validation: float = 0.1, real_fraction: float = 1.0,
@@ -39,12 +34,9 @@ def split(labels: np.ndarray, validation: float = 0.1, real_fraction: float = 1.
 
 
 def channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return mean and variance (3,), on the scale 0 to 255, of `uint8` images (n, 32, 32, 3).
-
-    They are computed from counts, without a float copy of the images.
-    """
+    """Return mean and variance (3,), on the scale 0 to 255, of `uint8` images (n, 32, 32, 3)."""
     levels, mean, variance = np.arange(256), np.zeros(3), np.zeros(3)
-    for channel in range(3):
+    for channel in range(3):  # counts need no float copy of the images
         counts = np.bincount(images[..., channel].ravel(), minlength=256)
         mean[channel] = np.average(levels, weights=counts)
         variance[channel] = np.average((levels - mean[channel]) ** 2, weights=counts)

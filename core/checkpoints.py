@@ -71,10 +71,7 @@ def write(folder: Path, state: dict) -> None:
 
 
 def read(path: Path) -> dict:
-    """Return the state in a checkpoint file.
-
-    Every array has a checksum, so any damage raises an exception, which may be of any type.
-    """
+    """Return the state in a checkpoint file. Its checksums make any damage raise an exception."""
     with np.load(path, allow_pickle=False) as file:
         state = json.loads(file["state"].tobytes())
         state["arrays"] = {"model": [], "optimizer": [], "best": []}

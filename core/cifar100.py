@@ -92,15 +92,11 @@ def find_cifar100() -> Path | None:
 
 
 def md5_of(data: bytes) -> str:
-    """Return the md5 of the content of a file."""
     return hashlib.md5(data, usedforsecurity=False).hexdigest()
 
 
 def load_cifar100() -> Dataset:
-    """Return CIFAR-100, downloading it if necessary.
-
-    Raises `DataError` if a file was altered, or `DownloadError` if the download fails.
-    """
+    """Return CIFAR-100, downloaded if necessary. Raises `DataError`."""
     folder = find_cifar100() or download_cifar100()
     train, test, meta = (read_member(folder / name, md5) for name, md5 in CIFAR100_MD5.items())
     x_train, y_train, superclasses = image_arrays(train)
@@ -125,10 +121,7 @@ class _ArrayUnpickler(pickle.Unpickler):
 
 
 def read_member(path: Path, md5: str) -> dict:
-    """Return the dictionary in a pickle file, whose md5 is checked before it is unpickled.
-
-    Raises `DataError` if the md5 is wrong or the pickle cannot be loaded.
-    """
+    """Return the dictionary in a pickle file, hashed before it is loaded. Raises `DataError`."""
     data = path.read_bytes()
     if (found := md5_of(data)) != md5:
         raise DataError(f"{path}: expected md5 {md5}, found {found}. The file was not changed.")
@@ -174,8 +167,8 @@ def download_cifar100(urls: tuple[str, ...] = CIFAR100_URLS, sha256: str = CIFAR
 def unpack(archive: Path, target: Path) -> Path:
     """Unpack the dataset's three files into the folder `target`, and return it.
 
-    They are copied by name, so that no path inside the archive is followed. They are renamed once
-    all are complete, so that neither interruptions nor simultaneous runs leave partial files.
+    They are read by name, so no path inside the archive is followed, and renamed when all are
+    complete, so neither interruptions nor simultaneous runs leave partial files.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".unpacked-") as folder:

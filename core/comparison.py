@@ -22,13 +22,12 @@ def frame(records: list[dict]) -> pandas.DataFrame:
     if runs.empty:
         return runs
     named = runs["parameters"].map(lambda parameters: parameters.get("OPTIMIZER", "adam"))
-    defaults = {"recipe": runs["commit"], "optimizer": named, "source": "published", "device": ""}
+    defaults = {"recipe": runs["commit"], "optimizer": named, "source": "published"}
     defaults |= {"synthetic_kind": runs["synthetic_digest"]}
-    for column, default in (dict.fromkeys(ACCURACIES) | defaults).items():
+    for column, default in defaults.items():  # older records lack these
         if column not in runs:
-            runs[column] = default
-        elif default is not None:
-            runs[column] = runs[column].astype(object).fillna(default)
+            runs[column] = None
+        runs[column] = runs[column].astype(object).fillna(default)
     runs["hardware"] = np.where(runs["device"].str.contains(r"^\d+ cores"), "CPU", "GPU")
     runs["network"] = runs["model"].str.removesuffix(" + GAN")
     runs["minutes"] = runs["seconds"] / 60
@@ -74,13 +73,13 @@ def runs_table(runs: pandas.DataFrame) -> str:
         "model": runs["model"], "run": runs["source"] + ": " + runs["name"],
         "optimiser": runs["optimizer"], "seed": runs["seed"],
         "GAN images per class": runs["synthetic_per_class"],
-        "parameters": runs["parameter_count"].map("{:,.0f}".format, na_action="ignore"),
+        "parameters": runs["parameter_count"].map("{:,}".format),
         "steps": runs["steps"].map("{:,}".format), "minutes": runs["minutes"].map("{:.1f}".format),
         "hardware": runs["device"].str.partition(",")[0],
     }  # fmt: skip
     for column, words in ACCURACIES.items():
-        columns[words] = (100 * runs[column]).map("{:.2f} %".format, na_action="ignore")
-    return markdown(pandas.DataFrame(columns).astype(object).fillna("–"))
+        columns[words] = (100 * runs[column]).map("{:.2f} %".format)
+    return markdown(pandas.DataFrame(columns))
 
 
 def groups_frame(found: list[pandas.DataFrame]) -> pandas.DataFrame:

@@ -7,10 +7,7 @@ DATASETS = tuple(TITLES)
 
 
 def load(name: str) -> Dataset:
-    """Return a dataset, downloading it if necessary.
-
-    Raises `DataError` if the name is unknown, a file was altered, or the download fails.
-    """
+    """Return "cifar100", downloaded if necessary, or "shapes100". Raises `DataError`."""
     if name not in DATASETS:
         raise DataError(f"dataset {name!r}: expected one of {', '.join(DATASETS)}")
     return cifar100.load_cifar100() if name == "cifar100" else shapes100.draw_shapes100()

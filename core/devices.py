@@ -109,10 +109,7 @@ def _faster_precision():
 
 
 def convolution_seconds() -> dict[str, float]:
-    """Return the seconds that three convolutions take on this machine, by dtype.
-
-    The keys are "float32" and "bfloat16". Each value is the fastest of eight measurements.
-    """
+    """Return the seconds of three convolutions in "float32" and "bfloat16": the best of eight."""
     dtypes = ("float32", "bfloat16")  # they take turns, as other programs may slow down either
     turns = [[_seconds(dtype) for dtype in dtypes] for _ in range(8)]
     return dict(zip(dtypes, np.min(turns, axis=0).tolist(), strict=True))

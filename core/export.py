@@ -62,10 +62,7 @@ def check_classifier(model: keras.Model) -> None:
 
 
 def save(model: keras.Model, path: Path, class_names: Sequence[str] = ()) -> Path:
-    """Save a network for plain Keras, rounded to float16 and without optimiser; return `path`.
-
-    The class names, in the order of the outputs, are stored in the same file.
-    """
+    """Save a network and its class names for plain Keras: float16, no optimiser. Return `path`."""
     with tempfile.TemporaryDirectory() as folder:
         full = Path(folder) / "full.keras"
         in_keras_layers(model).save(full)
@@ -81,10 +78,7 @@ def save(model: keras.Model, path: Path, class_names: Sequence[str] = ()) -> Pat
 
 
 def class_names(path: Path) -> list[str]:
-    """Return the class names that `save` has stored in a network's file.
-
-    Raises `DataError` if the file cannot be read or has no class names.
-    """
+    """Return the class names in a network's file. Raises `DataError` if it has none."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = json.loads(archive.read(CLASS_NAMES))

@@ -19,9 +19,8 @@ from core.code_reader import CodeReader, array_digest_of, installed_distribution
 from core.files import short_digest
 
 # Runs with the same recipe may differ in their seed, training images and number of steps.
-OF_ONE_RUN = ("first weights", *(
-    f"batches.state.{name}" for name in ("images", "labels", "seed", "steps_per_epoch")
-))  # fmt: skip
+OF_ONE_RUN = ("first weights", "batches.state.images", "batches.state.labels",
+              "batches.state.seed", "batches.state.steps_per_epoch")  # fmt: skip
 STEPS = ("learning_rate.steps", "learning_rate.config.steps")  # steps of a schedule
 
 
@@ -61,10 +60,7 @@ def key(fingerprint: dict) -> str:
 
 
 def recipe(fingerprint: dict) -> str:
-    """Return eight hexadecimal digits, equal for runs that differ only in seed, images and steps.
-
-    `OF_ONE_RUN` and `STEPS` list what may differ. The number of epochs may not.
-    """
+    """Return eight hexadecimal digits that runs share if only seed, images and steps differ."""
     kept = {
         path: value for path, value in _leaves(fingerprint)
         if not path.startswith(OF_ONE_RUN) and not path.endswith(STEPS)
@@ -73,10 +69,7 @@ def recipe(fingerprint: dict) -> str:
 
 
 def difference(now: dict, before: dict, most: int = 3) -> str:
-    """Return in words what is unreadable or, if nothing is, what has changed since `before`.
-
-    At most `most` entries are listed.
-    """
+    """Return, in at most `most` phrases, what is unreadable or else what changed since `before`."""
     if "unreadable" in now:
         return "; ".join(now["unreadable"][:most])
     new, old = dict(_leaves(now)), dict(_leaves(before))

@@ -12,10 +12,7 @@ import core
 
 
 class LiveFigure(keras.callbacks.Callback):
-    """After each epoch, shows the figure that `draw` returns for the history so far.
-
-    The history is a dictionary with one list per metric. Outside Jupyter, nothing is shown.
-    """
+    """In Jupyter, shows `draw`'s figure of the history, a list per metric, after each epoch."""
 
     only_watches = True
 

@@ -38,10 +38,7 @@ def build_classifier(channels: int) -> keras.Model:
 def train_classifier(
     images: np.ndarray, labels: np.ndarray, folder: Path, epochs: int, seed: int, channels: int = 32
 ) -> keras.Model:
-    """Train a classifier on `uint8` images (n, 32, 32, 3) and labels `int` (n,), and return it.
-
-    Its checkpoints are stored in `folder`.
-    """
+    """Train a classifier on `uint8` images (n, 32, 32, 3) and `int` labels, saved in `folder`."""
     strategy = devices.strategy()
     batches = Batches(images, labels, 64 * strategy.num_replicas_in_sync, seed=seed)
     rate = keras.optimizers.schedules.CosineDecay(2e-3, epochs * len(batches))
@@ -87,10 +84,7 @@ class Judge:
 
 
 class Scorer(keras.callbacks.Callback):
-    """Adds a judge's scores of 5,000 generated images to the logs of each epoch.
-
-    Early stopping can monitor them.
-    """
+    """Adds a judge's scores of 5,000 generated images to the logs that early stopping monitors."""
 
     def __init__(self, judge: Judge, seed: int):
         super().__init__()
@@ -135,10 +129,7 @@ class EpochPictures(LiveFigure):
 
 
 def draw_history(history: dict[str, list]) -> Figure:
-    """Return a figure of a GAN's losses, Fréchet distance and other scores by epoch.
-
-    `history` maps each metric to a list with one value per epoch.
-    """
+    """Return a figure of a GAN's losses and scores by epoch; `history` has one list per metric."""
     panels = {
         "loss (epoch mean)": {"discriminator": "d_loss", "generator": "g_loss"},
         "Fréchet distance": {"to the validation images": "fid"},

@@ -10,6 +10,7 @@ from core.datasets import DATASETS
 PRECISIONS = ("auto", "float32", "mixed_bfloat16", "mixed_float16")
 SOURCES = ("auto", "own", "published")  # sources of GAN images
 SWITCH = (True, False)
+FILE = "file"  # the path of an existing file, or an empty string
 PLAIN = (bool, int, float, str, list, tuple, type(None))  # types of parameters
 
 
@@ -18,10 +19,6 @@ class Name:
 
     def __init__(self, pattern: str, words: str):
         self.pattern, self.words = re.compile(pattern), words
-
-
-class File:
-    """Allows the path of an existing file, or an empty string."""
 
 
 # Notebook 2 adds "_gan" to the name of its second run, so no other name may end in it.
@@ -34,7 +31,7 @@ RUNS = {
 # A pair of integers or floats is a range. Any other tuple lists the allowed values.
 LIMITS = {
     "DATASET": DATASETS, "REAL_FRACTION": (0.0025, 1.0), "SEED": (0, 2**31), "RESUME": SWITCH,
-    "PRECISION": PRECISIONS, "PICTURE": File(), "EPOCHS": (1, 10_000),
+    "PRECISION": PRECISIONS, "PICTURE": FILE, "EPOCHS": (1, 10_000),
     "BATCH_SIZE": (2, 4096), "LEARNING_RATE": (1e-8, 10.0), "PATIENCE": (1, 10_000),
     # notebook 1
     "CHANNELS": (1, 512), "GUIDANCE": (0.0, 100.0), "MATCHING": (0.0, 100.0),
@@ -55,8 +52,7 @@ NOT_IN_TRAINING = ("RUN", "RESUME", "PICTURE", "SYNTHETIC_IMAGES", "TRAIN", "MOD
 def check_parameters(values: dict, notebook: str) -> dict:
     """Return the parameters among `values`, a notebook's globals: plain values named in capitals.
 
-    Prints a hint for a name that looks like a misspelt parameter. Raises a `ValueError` that lists
-    all wrong values.
+    Prints a hint for misspelt names. Raises a `ValueError` that lists all wrong values.
     """
     parameters = {k: v for k, v in values.items() if k.isupper() and isinstance(v, PLAIN)}
     if wrong := wrong_values(parameters, notebook):
@@ -84,7 +80,7 @@ def _is_range(limit: Any) -> bool:
 
 
 def _is_allowed(value: Any, limit: Any) -> bool:
-    if isinstance(limit, File):
+    if limit is FILE:
         return isinstance(value, str) and (not value or Path(value).expanduser().is_file())
     if isinstance(limit, Name):
         return isinstance(value, str) and bool(limit.pattern.fullmatch(value))
@@ -96,7 +92,7 @@ def _is_allowed(value: Any, limit: Any) -> bool:
 
 
 def _in_words(limit: Any) -> str:
-    if isinstance(limit, File):
+    if limit is FILE:
         return f"the path of an existing file, absolute or relative to {Path.cwd()}, or ''"
     if isinstance(limit, Name):
         return f"letters, digits and _, {limit.words}"

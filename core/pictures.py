@@ -18,24 +18,24 @@ def read(path: str | Path = "") -> np.ndarray:
     It is turned upright, cropped to the square in its middle, and resized with a Lanczos filter.
     Without a `path`, it is the example in docs/. Raises `DataError` like `open_rgb`.
     """
-    picture = open_rgb(Path(path).expanduser() if path else EXAMPLE, MAX_PIXELS)
+    picture = open_rgb(Path(path).expanduser() if path else EXAMPLE)
     return np.asarray(ImageOps.fit(picture, (32, 32), Image.Resampling.LANCZOS), "uint8")
 
 
-def open_rgb(path: Path, max_pixels: int) -> Image.Image:
+def open_rgb(path: Path) -> Image.Image:
     """Return the image in a file as an upright RGB image.
 
     It is turned as its EXIF data say. Of an animation, the first frame is used; transparent pixels
     become white, and 16 bits per channel become eight. Raises `DataError`, which names the file and
-    the reason, if there is no image that Pillow can read, if it has more than `max_pixels` pixels,
+    the reason, if there is no image that Pillow can read, if it has more than `MAX_PIXELS` pixels,
     or if it has 32 bits per channel, because the range of such values is unknown.
     """
     try:
         if not path.is_file():  # a folder, a broken link, or a pipe that would never end
             raise ValueError("not a file" if path.exists() else "no such file")
         with Image.open(path) as image:
-            if image.width * image.height > max_pixels:
-                limit = f"at most {max_pixels / 1e6:.0f} million are allowed"
+            if image.width * image.height > MAX_PIXELS:
+                limit = f"at most {MAX_PIXELS / 1e6:.0f} million are allowed"
                 raise ValueError(f"{image.width}x{image.height} pixels, {limit}")
             image = ImageOps.exif_transpose(image)
             if image.mode in ("I", "F"):

@@ -20,7 +20,6 @@ from core.cifar100 import DataError
 from core.files import atomic_write, file_sha256
 
 REQUIRED = {"name", "dataset", "model", "seed", "parameters", "steps", "seconds", "history"}
-READABLE = {"name", "dataset", "seed", "parameters"}  # every published record has these
 
 
 def run_folder(folder_name: str) -> Path:
@@ -50,10 +49,7 @@ def environment() -> dict:
 
 
 def _commit() -> str | None:
-    """Return the commit hash, or None outside git.
-
-    If code has uncommitted changes, "-dirty-" and a digest of them are appended.
-    """
+    """Return the commit or None outside git; "-dirty-" and a digest show uncommitted changes."""
     code = ("--", "*.py", "notebooks", "requirements.txt", "recipes.toml")
     head = _git("rev-parse", "--short", "HEAD")
     changes = _git("status", "--porcelain", *code) + _git("diff", "HEAD", *code)
@@ -86,22 +82,16 @@ def write(folder: Path, name: str, **record) -> Path:
 
 
 def read(folder_name: str, published: bool = False) -> dict[str, dict]:
-    """Return all records in a folder of runs/ or, if `published`, of results/, by name.
-
-    Raises `DataError`, which names the file, if one is not a record.
-    """
+    """Return all records in a folder of runs/ or results/, by name. Raises `DataError`."""
     folders = {core.ROOT / ("results" if published else "runs") / folder_name}
     if not published:  # a worker other than the first also has a folder of its own
         folders.add(run_folder(folder_name))
     paths = sorted(path for folder in folders for path in folder.glob("*.json"))
-    return {path.stem: read_json(path, READABLE) for path in paths}
+    return {path.stem: read_json(path, REQUIRED) for path in paths}
 
 
 def read_json(path: Path, keys: Set[str] = frozenset()) -> dict:
-    """Return the JSON object in a file.
-
-    Raises `DataError`, which names the file, if it holds anything else or lacks one of the `keys`.
-    """
+    """Return the JSON object in a file. Raises `DataError` unless it has all `keys`."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(value, dict):
@@ -128,10 +118,7 @@ def read_all(folder_name: str) -> list[dict]:
 
 
 def find(folder_name: str, file_name: str) -> Path:
-    """Return the path of this machine's file or, if there is none, of the published one.
-
-    Raises `DataError` if neither exists.
-    """
+    """Return the path of this machine's file, or else of the published one. Raises `DataError`."""
     folders = run_folder(folder_name), core.ROOT / "results" / folder_name
     for folder in folders:
         if (folder / file_name).exists():

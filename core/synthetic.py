@@ -87,8 +87,8 @@ def _locked(folder: Path) -> Iterator[Path]:
 def load(folder: Path, class_names: list[str]) -> tuple[np.ndarray, np.ndarray, dict]:
     """Return images `uint8` (n, 32, 32, 3) and labels (n,), ordered by class, and the manifest.
 
-    Any image that Pillow reads will do, of up to 2**24 pixels; it is resized to 32x32. Raises
-    `DataError` that lists up to 50 faults at once, or if the manifest belongs to other images.
+    Any image that `pictures.open_rgb` reads will do; it is resized to 32x32. Raises `DataError`
+    that lists up to 50 faults at once, or if the manifest belongs to other images.
     """
     wrong = [
         path for path in _entries(folder)
@@ -103,7 +103,7 @@ def load(folder: Path, class_names: list[str]) -> tuple[np.ndarray, np.ndarray, 
                 faults.append(f"{path}: expected an image, found a link")
                 continue
             try:
-                image = pictures.open_rgb(path, max_pixels=2**24)
+                image = pictures.open_rgb(path)
             except DataError as error:
                 faults.append(str(error))
                 continue

@@ -110,10 +110,7 @@ class GAN(nn.Module):
 
 
 def main(network, kind):
-    """Train for as many steps as each line of standard input says; print the seconds per step.
-
-    It takes fewer steps if they would last more than three seconds.
-    """
+    """Train for as many steps as each line of standard input says; print the seconds per step."""
     others = {"GAN": GAN, "ResNet-20": resnet20}
     model = others[network]() if network in others else vgg16(float(network.split("x")[1]))
     model.to(DEVICE, memory_format=torch.channels_last)

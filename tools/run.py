@@ -30,11 +30,6 @@ from tools import cells
 
 NOT_A_SCALE = ("defaults", "stand-in")  # tables in recipes.toml that are not recipes
 CONTINUE = "Run the same command again to continue from the newest checkpoint."
-NO_DATASET = """\
-CIFAR-100 is not on this machine, and it could not be downloaded: see runs/download.log. This run
-uses the built-in stand-in shapes100 instead: its results say NOTHING about CIFAR-100. To use
-CIFAR-100, set CIFAR100_DIR to the folder that holds its files train, test and meta.
-"""
 
 
 def main() -> int:
@@ -148,10 +143,7 @@ def run_name_of_seed(run_name: str, seed: int) -> str:
 
 
 def ask_devices(function: str):
-    """Return what a function of core/devices.py returns, called in a process of its own.
-
-    So this process need not load TensorFlow.
-    """
+    """Return what a function of core/devices.py returns, without loading TensorFlow here."""
     script = f"import json; from core import devices; print(json.dumps(devices.{function}()))"
     command = [sys.executable, "-c", script]
     printed = subprocess.run(command, cwd=core.ROOT, capture_output=True, text=True, check=True)
@@ -186,19 +178,15 @@ def minutes_here(minutes: dict) -> float:
 
 
 def choose_dataset() -> str:
-    """Return "cifar100" if it is found or can be downloaded, and otherwise "shapes100".
-
-    Exits if CIFAR100_DIR is set but holds no intact copy.
-    """
+    """Return "cifar100" if it is found or can be downloaded, and otherwise "shapes100"."""
     try:
         if not cifar100.find_cifar100():
             cifar100.download_cifar100()
     except cifar100.DownloadError as error:
-        (core.ROOT / "runs").mkdir(exist_ok=True)
-        (core.ROOT / "runs" / "download.log").write_text(f"{error}\n", encoding="utf-8")
-        print(NO_DATASET)
+        words = "This run uses shapes100 instead: its results say NOTHING about CIFAR-100."
+        print(f"{error}\n{words}\n")
         return "shapes100"
-    except cifar100.DataError as error:
+    except cifar100.DataError as error:  # CIFAR100_DIR is set, but holds no intact copy
         sys.exit(str(error))
     return "cifar100"
 

@@ -87,10 +87,7 @@ def fill() -> None:
 
 
 def filled(page: str, mark: str, table: str) -> str:
-    """Return `page` with `table` between its marks <!-- `mark` --> and <!-- /`mark` -->.
-
-    Raises `ValueError` if the page does not have these marks.
-    """
+    """Return `page` with `table` between the marks of this name. Raises `ValueError` if none."""
     start, end = f"<!-- {mark} -->\n", f"<!-- /{mark} -->"
     before, found, rest = page.partition(start)
     if not found or end not in rest:
