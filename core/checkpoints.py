@@ -51,10 +51,7 @@ def release(folder: Path) -> None:
 
 
 def write(folder: Path, state: dict) -> None:
-    """Write the state of a training run to `folder`/<epoch>.npz and remove old checkpoints.
-
-    If this fails, for example because the disk is full, it only warns, so that training continues.
-    """
+    """Write a state to `folder`/<epoch>.npz and remove old ones; on a full disk, only warn."""
     if not devices.is_chief():
         return
     path = folder / f"{state['epoch']:05d}.npz"

@@ -54,13 +54,10 @@ class Dataset:
 
 
 def search_places() -> list[Path]:
-    """Return the places to search: CIFAR100_DIR if it is set, else ./data and Keras's cache.
-
-    A relative CIFAR100_DIR is looked up in the current folder and in the project's folder.
-    """
+    """Return the places to search: CIFAR100_DIR if it is set, else ./data and Keras's cache."""
     if given := os.environ.get("CIFAR100_DIR"):
         places = [base / Path(given).expanduser() for base in (Path.cwd(), core.ROOT)]
-        return list(dict.fromkeys(places))  # an absolute path is the same from both
+        return list(dict.fromkeys(places))  # only one place if the path is absolute
     cache = Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser()
     return [core.ROOT / "data", cache / "datasets"]
 

@@ -137,10 +137,7 @@ if BACKEND != "tensorflow" and has_gpu():
 
 @functools.cache
 def strategy() -> object:
-    """Return the `tf.distribute` strategy to train under. Call this before any other operation.
-
-    For other backends, it is an object with one replica, whose `scope` does nothing.
-    """
+    """Return the `tf.distribute` strategy to train under. Call this before any other operation."""
     if BACKEND != "tensorflow":
         return types.SimpleNamespace(scope=contextlib.nullcontext, num_replicas_in_sync=1)
     if is_multi_worker():

@@ -6,7 +6,6 @@ import tempfile
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import h5py
 import keras
@@ -69,7 +68,8 @@ def save(model: keras.Model, path: Path, class_names: Sequence[str] = ()) -> Pat
         with zipfile.ZipFile(full) as archive:
             files = {name: archive.read(name) for name in archive.namelist()}
     files[WEIGHTS] = _in_float16(files[WEIGHTS])
-    files["config.json"] = json.dumps(_for_older_keras(json.loads(files["config.json"])))
+    config = json.loads(files["config.json"], object_hook=_for_older_keras)  # at every level
+    files["config.json"] = json.dumps(config)
     files[CLASS_NAMES] = json.dumps(list(class_names))
     with atomic_write(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in files.items():
@@ -87,14 +87,10 @@ def class_names(path: Path) -> list[str]:
     return names
 
 
-def _for_older_keras(config: Any) -> Any:
-    """Return a nested configuration without the entries that are new and have default values."""
-    if isinstance(config, list):
-        return [_for_older_keras(each) for each in config]
-    if not isinstance(config, dict):
-        return config
+def _for_older_keras(config: dict) -> dict:
+    """Return a configuration without the entries that are new and have default values."""
     new = {name for name, default in NEW_SINCE_KERAS_3_8.items() if config.get(name) == default}
-    return {name: _for_older_keras(value) for name, value in config.items() if name not in new}
+    return {name: value for name, value in config.items() if name not in new}
 
 
 def in_keras_layers(model: keras.Model) -> keras.Model:

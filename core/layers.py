@@ -24,10 +24,7 @@ def on_tensorflow() -> bool:
 
 @keras.saving.register_keras_serializable("core")
 class BatchNormalization(keras.layers.BatchNormalization):
-    """Keras's layer on a fused kernel.
-
-    The moving variance averages unbiased batch variances, divided by n - 1 pixels instead of n.
-    """
+    """Keras's layer on a fused kernel. Its moving variance divides by n - 1 pixels, not by n."""
 
     def call(self, inputs, training=None, mask=None):
         is_last_of_four = len(inputs.shape) == 4 and self.axis in (-1, 3)

@@ -87,10 +87,7 @@ def orthogonalize(matrix):
 
 @keras.saving.register_keras_serializable("core")
 class OneCycle(keras.optimizers.schedules.LearningRateSchedule):
-    """A learning rate that rises linearly to `peak` and then falls linearly.
-
-    It rises during the fraction `warmup` (0 to 1) of `steps`.
-    """
+    """A rate that rises linearly to `peak` in `warmup` (0 to 1) of `steps`, then falls linearly."""
 
     def __init__(self, peak: float, steps: int, warmup: float = 0.2):
         self.peak, self.steps, self.warmup = peak, steps, warmup

@@ -83,10 +83,7 @@ def peer_runner(network, kind):
 
 
 def take_turns(runners, repeats):
-    """Return the median result of `repeats` calls of each function, by name.
-
-    Functions that fail are left out. The first call of each is a warm-up and does not count.
-    """
+    """Return the median of `repeats` calls of each function that works, after a first call."""
     rng, results = np.random.default_rng(0), {name: [] for name in runners}
     for _ in range(1 + repeats):
         for name in rng.permutation(list(results)):

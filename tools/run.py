@@ -119,11 +119,7 @@ def refuse_unknown(given: dict, notebooks):
 
 
 def parameters_of(notebook: str, recipe: dict, given: dict, dataset: str, seed=None) -> dict:
-    """Return the values that override a notebook's parameters.
-
-    Values on the command line (`given`) take precedence over those of the recipe, and these over
-    those of the stand-in.
-    """
+    """Return what overrides a notebook's parameters: `given` before recipe before stand-in."""
     scales = [recipes()["stand-in"], recipe] if dataset == "shapes100" else [recipe]
     parameters = {}
     for scale in scales:
