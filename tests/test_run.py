@@ -34,7 +34,7 @@ def test_one_notebook_can_be_run_alone_and_paths_are_absolute(monkeypatch, tmp_p
     expected = {"PICTURE": str(tmp_path / "cat.jpg")}  # notebooks run in a folder of their own
     assert started(monkeypatch, *command) == [(VGG16, "cifar100", expected)]
     command = ("--dataset", "shapes100", "--only", RESNET, "-p", "EPOCHS", "3")
-    expected = {"EPOCHS": 3, "IMAGENET_SIZE": 32, "DATASET": "shapes100"}
+    expected = {"EPOCHS": 3, "DATASET": "shapes100"}
     assert started(monkeypatch, *command) == [(RESNET, "shapes100", expected)]
     assert "minutes" not in capsys.readouterr().out  # not known for other parameters
     ran = started(monkeypatch, "--dataset", "cifar100")  # overrides nothing: it may be published
@@ -72,8 +72,6 @@ def test_recipes_reach_the_notebooks_and_a_value_given_by_hand_wins(monkeypatch,
     assert (parameters["EPOCHS"], parameters["WIDTH"]) == (3, recipe["WIDTH"])
     first = capsys.readouterr().out.splitlines()[0]
     assert first.endswith("trained for longer. Changed: EPOCHS = 3, RUN = 'vgg16_mine'")
-    ((_, _, parameters),) = started(monkeypatch, "wide", "--dataset", "shapes100")
-    assert parameters["EPOCHS"] == recipe["EPOCHS"]  # the stand-in's own values are weaker
     ran = started(monkeypatch, "fast", "--dataset", "cifar100")
     named = [(name, parameters["RUN"], parameters["OPTIMIZER"]) for name, _, parameters in ran]
     assert named == [(VGG16, "vgg16_fast", "muon"), (RESNET, "resnet_fast", "muon")]
@@ -121,7 +119,7 @@ def test_minutes_are_scaled_by_how_fast_this_machine_computes(monkeypatch):
 def test_every_recipe_is_made_of_parameters_that_its_notebooks_accept():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8").splitlines()
     (targets,) = [line.partition("=")[2].split() for line in makefile if line[:8] == "SCALES ="]
-    assert sorted(targets) == sorted(run.recipes().keys() - set(run.NOT_A_SCALE))
+    assert sorted(targets) == sorted(run.recipes().keys() - {"defaults"})
     for name, recipe in run.recipes().items():
         for notebook in recipe.get("notebooks", cells.NOTEBOOKS):
             changed = recipe["parameters"] | recipe.get(notebook, {})

@@ -28,12 +28,11 @@ from core import cifar100, datasets, files
 from core.parameters import wrong_values
 from tools import cells
 
-NOT_A_SCALE = ("defaults", "stand-in")  # tables in recipes.toml that are not recipes
 CONTINUE = "Run the same command again to continue from the newest checkpoint."
 
 
 def main() -> int:
-    named = {name: recipe for name, recipe in recipes().items() if name not in NOT_A_SCALE}
+    named = {name: recipe for name, recipe in recipes().items() if name != "defaults"}
     about = "; ".join(f"{name}: {recipe['about']}" for name, recipe in named.items())
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("recipe", nargs="?", choices=named, help=about)
@@ -119,12 +118,8 @@ def refuse_unknown(given: dict, notebooks):
 
 
 def parameters_of(notebook: str, recipe: dict, given: dict, dataset: str, seed=None) -> dict:
-    """Return what overrides a notebook's parameters: `given` before recipe before stand-in."""
-    scales = [recipes()["stand-in"], recipe] if dataset == "shapes100" else [recipe]
-    parameters = {}
-    for scale in scales:
-        parameters |= scale.get("parameters", {}) | scale.get(notebook, {})
-    parameters |= given
+    """Return what overrides a notebook's parameters: the recipe, and values that are `given`."""
+    parameters = recipe.get("parameters", {}) | recipe.get(notebook, {}) | given
     defaults = cells.parameters(notebook)
     if seed is not None:
         run_name = run_name_of_seed(parameters.get("RUN", defaults["RUN"]), seed)
