@@ -13,7 +13,6 @@ from pathlib import Path
 import keras
 import numpy as np
 
-import core
 from core.files import atomic_write
 
 BACKEND = keras.backend.backend()
@@ -29,8 +28,6 @@ else:
 
 keras.config.set_image_data_format("channels_last")  # whatever ~/.keras/keras.json says
 keras.config.set_floatx("float32")
-if core.HEADLESS:
-    keras.config.disable_interactive_logging()
 
 
 def hide_gpus_from_tensorflow() -> None:

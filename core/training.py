@@ -15,6 +15,7 @@ from pathlib import Path
 
 import keras
 
+import core
 from core import checkpoints, devices, fingerprint
 from core.files import atomic_write
 
@@ -73,14 +74,13 @@ def fit(model: keras.Model, batches: keras.utils.PyDataset, *, epochs: int, fold
 def _train(model, batches, saver, callbacks, arguments):
     """Train the remaining epochs, if any, and load the final weights into the model."""
     if not saver.state.get("finished"):
-        watchers = [ReuseMemory()]
-        if not keras.config.is_interactive_logging_enabled() and "verbose" not in arguments:
-            arguments = arguments | {"verbose": 0}
-            watchers.append(EpochLine(saver.epochs, saver.folder.parent.name))
+        if core.HEADLESS:  # one line per epoch instead of a progress bar
+            print(f"{saver.folder.parent.name}: training for {saver.epochs} epochs", flush=True)
+            arguments = {"verbose": 2} | arguments
         first = saver.epochs if saver.state.get("stopped") else saver.state.get("epoch", 0)
         try:
             model.fit(batches, initial_epoch=first, epochs=saver.epochs, shuffle=False,
-                      callbacks=[*watchers, *callbacks, saver], **arguments)  # fmt: skip
+                      callbacks=[ReuseMemory(), *callbacks, saver], **arguments)  # fmt: skip
         except KeyboardInterrupt:  # hide the long traceback through Keras
             raise KeyboardInterrupt(f"Training was stopped. Run it again {CONTINUE}") from None
         except Exception as error:
@@ -188,26 +188,6 @@ class _Saver(keras.callbacks.Callback):
 
     def on_train_end(self, logs=None):  # early stopping has restored the best weights by now
         self.save(self.state["epoch"], finished=True)
-
-
-class EpochLine(keras.callbacks.Callback):
-    """Prints one line per epoch: its duration, the estimated minutes left, and the logs."""
-
-    only_watches = True
-
-    def __init__(self, epochs: int, name: str):
-        super().__init__()
-        self.epochs, self.name = epochs, name
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self.start = time.perf_counter()
-
-    def on_epoch_end(self, epoch, logs=None):
-        seconds = time.perf_counter() - self.start
-        minutes_left = (self.epochs - epoch - 1) * seconds / 60
-        scores = "  ".join(f"{name} {value:.4f}" for name, value in logs.items())
-        epoch_of = f"{self.name}: epoch {epoch + 1:3}/{self.epochs}"
-        print(f"{epoch_of}  {seconds:4.0f} s  {minutes_left:4.1f} min left  {scores}", flush=True)
 
 
 class ReuseMemory(keras.callbacks.Callback):

@@ -3,8 +3,6 @@
 import argparse
 import dataclasses
 
-import keras
-
 from core import devices, records
 from tools.study import arms, figures, report, trainer
 
@@ -17,7 +15,6 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="run a few steps of one arm per kind")
     parser.add_argument("--report", action="store_true", help="only print tables and draw figures")
     chosen = parser.parse_args()
-    keras.config.disable_interactive_logging()  # one line per epoch, without progress bars
     if chosen.report:
         return show()
     if chosen.smoke:

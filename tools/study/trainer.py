@@ -186,7 +186,7 @@ def train(arm: Arm, seed: int, trial: bool = False) -> dict:
     print(f"{name}: {steps:,} steps, {len(images):,} images", flush=True)
     made = training.fit(
         model, batches, epochs=EVALUATIONS, folder=folder / "checkpoints" / name,
-        **early_stopping(arm, *held_out),
+        verbose=2, **early_stopping(arm, *held_out),
     )  # fmt: skip
     student = getattr(model, "student", model)
     scores = {"val_accuracy": measures.accuracy(student, *held_out)} if len(validation) else {}
