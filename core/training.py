@@ -128,10 +128,9 @@ class _Saver(keras.callbacks.Callback):
         """Load the newest intact checkpoint and print its progress, or clear the folder."""
         self.state = (resume and checkpoints.newest(self.folder)) or {}
         if self.state:
-            seconds, progress = self.state["seconds"], f"up to epoch {self.state['epoch']}"
-            if self.state["finished"]:
-                progress = "finished"
-            print(f"{name}: found this training run, {progress} ({seconds:.0f} s)")
+            finished, epoch = self.state["finished"], self.state["epoch"]
+            progress = "finished" if finished else f"up to epoch {epoch}"
+            print(f"{name}: found this training run, {progress} ({self.state['seconds']:.0f} s)")
         else:
             checkpoints.remove(self.folder, keep=0)
         for watcher in self.watchers:
@@ -151,7 +150,6 @@ class _Saver(keras.callbacks.Callback):
             "stopping": {key: getattr(stopping, key) for key in EARLY_STOPPING_STATE if stopping},
         }  # fmt: skip
         checkpoints.write(self.folder, self.state)
-        self.saved = time.perf_counter()
 
     def restore(self, model):
         groups = {"model": model.variables, "optimizer": model.optimizer.variables}
@@ -160,7 +158,7 @@ class _Saver(keras.callbacks.Callback):
                 variable.assign(value)
 
     def on_train_begin(self, logs=None):
-        self.clock = self.saved = time.perf_counter()
+        self.clock = time.perf_counter()
         self.seconds, self.history = self.state.get("seconds", 0.0), self.state.get("history", {})
         if self.state:
             self.restore(self.model)
@@ -183,7 +181,7 @@ class _Saver(keras.callbacks.Callback):
         for name, value in logs.items():
             self.history = self.history | {name: [*self.history.get(name, []), float(value)]}
         last = epoch + 1 == self.epochs or self.model.stop_training
-        if last or time.perf_counter() - self.saved >= self.checkpoint_seconds:
+        if last or time.perf_counter() - self.clock >= self.checkpoint_seconds:
             self.save(epoch + 1)
 
     def on_train_end(self, logs=None):  # early stopping has restored the best weights by now

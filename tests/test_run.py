@@ -144,10 +144,9 @@ def test_an_unsupported_python_is_refused_in_one_line_and_leaves_no_environment(
 
 
 def write_notebook(path, source):
-    """Write a notebook with one code cell below the heading of the answer."""
-    heading = nbformat.v4.new_markdown_cell("## What we saw")
+    """Write a notebook with parameters and one other code cell."""
     parameters = nbformat.v4.new_code_cell("RUN = 'gan'", metadata={"tags": ["parameters"]})
-    made = [heading, parameters, nbformat.v4.new_code_cell(source)]
+    made = [parameters, nbformat.v4.new_code_cell(source)]
     kernel = {"name": "python3", "language": "python", "display_name": "Python 3"}
     nbformat.write(nbformat.v4.new_notebook(cells=made, metadata={"kernelspec": kernel}), path)
 

@@ -232,12 +232,9 @@ class KernelWithoutTerminal(AsyncKernelManager):
 
 
 def answer(path: Path) -> str:
-    """Return the tables below the heading "What we saw" of an executed notebook."""
-    tables, below = [], False
-    for cell in nbformat.read(path, 4).cells:
-        below = below or "## What we saw" in cell.source
-        for output in cell.get("outputs", []) if below else ():
-            tables.append(output.get("data", {}).get("text/markdown", ""))
+    """Return the table that the last cell of an executed notebook shows."""
+    outputs = cells.code_cells(nbformat.read(path, 4))[-1].outputs
+    tables = [output.get("data", {}).get("text/markdown", "") for output in outputs]
     return "\n".join(tables).replace("**", "")
 
 
