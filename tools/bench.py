@@ -123,8 +123,7 @@ def main():
         record["rows"].append(row)
         print(report(record), flush=True)
     if not chosen.only:
-        output = core.ROOT / "runs" / "bench" / "bench.json"
-        output.parent.mkdir(parents=True, exist_ok=True)
+        output = records.run_folder("bench") / "bench.json"
         output.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 

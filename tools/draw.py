@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 import core
-from core import datasets, gan
+from core import datasets, gan, records
 
 GENERATOR = core.ROOT / "results" / "cifar100" / "gan_long_generator.keras"
 ENLARGEMENT = 4  # of each image's width and height
@@ -29,8 +29,7 @@ def main() -> None:
     generator = keras.saving.load_model(GENERATOR)
     row = np.concatenate(list(gan.draw(generator, labels, arguments.seed)), axis=1)
     size = row.shape[1] * ENLARGEMENT, row.shape[0] * ENLARGEMENT
-    path = core.ROOT / "runs" / "drawn" / f"{arguments.name}-{arguments.seed}.png"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = records.run_folder("drawn") / f"{arguments.name}-{arguments.seed}.png"
     Image.fromarray(row).resize(size, Image.Resampling.BICUBIC).save(path)
     print(f"Ten images of the class {arguments.name}: {path}")
 

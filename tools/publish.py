@@ -10,7 +10,6 @@ import argparse
 import ast
 import base64
 import io
-import json
 import shutil
 import sys
 from pathlib import Path
@@ -22,6 +21,7 @@ from PIL import Image
 import core
 from core import datasets, synthetic
 from core.parameters import NOT_IN_TRAINING
+from core.records import read_json
 from tools import cells, classify, run, tables
 
 LARGEST_PNG = 200_000  # base64 characters; a larger PNG is mostly photographs
@@ -40,7 +40,7 @@ def main():
     for folder_name in ("cifar100", "cifar100-0.1"):  # the study has GANs trained on a tenth
         copy_results(core.ROOT / "runs" / folder_name, core.ROOT / "results" / folder_name)
     for path in sorted((core.ROOT / "runs" / "study").glob("*.json")):
-        if is_committed(read(path)):
+        if is_committed(read_json(path)):
             shutil.copy(path, core.ROOT / "results" / "study")
     if arguments.network:
         shutil.copy(runs / classify.NETWORK.name, results)
@@ -53,14 +53,10 @@ def main():
         if executed.exists():
             publish_notebook(executed, cells.FOLDER / f"{name}.ipynb")
     measured = core.ROOT / "runs" / "bench" / "bench.json"
-    if measured.exists() and is_committed(read(measured)):
+    if measured.exists() and is_committed(read_json(measured)):
         shutil.copy(measured, core.ROOT / "results" / "bench")
     gallery(results / "gallery.jpg")
     tables.fill()
-
-
-def read(path: Path) -> dict:
-    return json.loads(path.read_bytes())
 
 
 def copy_results(runs: Path, results: Path):
@@ -72,7 +68,7 @@ def copy_results(runs: Path, results: Path):
     files = [*published, runs / "comparison.png", runs / "pairs.png"]
     for path in published:
         files.append(runs / f"{path.stem}_generator.keras")
-        if read(path)["seed"] == 0:  # its figures are named after it and one more word
+        if read_json(path)["seed"] == 0:  # its figures are named after it and one more word
             ends = [each.stem.removeprefix(path.stem) for each in runs.glob(f"{path.stem}_*.png")]
             files += [runs / f"{path.stem}{end}.png" for end in ends if end.count("_") == 1]
     for path in files:
@@ -86,7 +82,7 @@ def is_publishable(path: Path) -> bool:
     It may if its code was committed and if its parameters are the defaults or those of a recipe. It
     may not if a user's own picture was classified: the path and the picture would be published.
     """
-    record = read(path)
+    record = read_json(path)
     own, defaults = record["parameters"], cells.parameters(record["notebook"])
     scales = [{}]  # changes of the defaults: first none, then those of each recipe
     for recipe in run.recipes().values():
