@@ -51,7 +51,7 @@ def release(folder: Path) -> None:
 
 
 def write(folder: Path, state: dict) -> None:
-    """Write a state to `folder`/<epoch>.npz and remove old ones; on a full disk, only warn."""
+    """Write a state to `folder`/<epoch>.npz and remove old ones. A full disk is only warned of."""
     if not devices.is_chief():
         return
     path = folder / f"{state['epoch']:05d}.npz"

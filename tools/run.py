@@ -100,9 +100,9 @@ def name_later_values(notebook: str):
 
 
 def literal(text: str):
-    """Return the value of a Python literal such as 3 or True, or else the text itself."""
+    """Return the value of a Python literal, of "true" or of "false", or else the text itself."""
     try:
-        return ast.literal_eval(text)
+        return ast.literal_eval(text.capitalize() if text in ("true", "false") else text)
     except (ValueError, SyntaxError):
         return text
 
@@ -149,7 +149,8 @@ def announce(arguments, recipe: dict, dataset: str, given: dict):
         changes = [f"{name} = {value!r}" for name, value in given.items()]
         words += f". Changed: {', '.join(changes)}"
     elif minutes and dataset == "cifar100" and not (arguments.seeds or arguments.only):
-        words += f". This takes about {minutes_here(minutes):.0f} minutes here, if it is idle"
+        minutes = f"{minutes_here(minutes):.0f} minutes"
+        words += f". This takes about {minutes} here, if nothing else runs"
     print(f"{datasets.TITLES[dataset]}: {words}", flush=True)
 
 
