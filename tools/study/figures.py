@@ -44,7 +44,7 @@ def draw_augment(axis: Axes, found: dict) -> None:
         axis.plot(each, above, "o", color=ORANGE, ms=4, alpha=0.7, label=label)
         _mark(axis, each, row + 0.12, ORANGE, label="" if row else "mean, 95 % interval")
     axis.set_yticks(range(len(gains)), list(gains))
-    axis.set_ylim(len(gains) - 0.5, -0.5)
+    axis.set_ylim(max(1, len(gains)) - 0.5, -0.5)
     axis.set_xlabel("test accuracy with GAN images minus without (points)")
     axis.legend(fontsize=8, loc="lower right")
 
