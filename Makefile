@@ -13,11 +13,11 @@ run: .venv/run  ## run the three notebooks from top to bottom, with their defaul
 $(SCALES): .venv/run  ## run notebooks with a recipe from recipes.toml
 	$(BIN)/python -m tools.run $@ $(if $(DATASET),--dataset $(DATASET)) $(ARGS)
 
-draw: .venv/run  ## draw images with the published generator: make draw CLASS=tiger
-	$(BIN)/python -m tools.draw $(CLASS) $(ARGS)
+draw: .venv/run  ## draw images with the published generator: make draw CLASS=sunflower
+	$(BIN)/python -m tools.draw $(if $(CLASS),"$(CLASS)") $(ARGS)
 
 classify: .venv/run  ## classify a picture with the published network: make classify PICTURE=cat.jpg
-	$(BIN)/python -m tools.classify $(PICTURE) $(ARGS)
+	$(BIN)/python -m tools.classify $(if $(PICTURE),"$(PICTURE)") $(ARGS)
 
 test: .venv/dev  ## run all tests
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)

@@ -79,6 +79,8 @@ def save(model: keras.Model, path: Path, class_names: Sequence[str] = ()) -> Pat
 
 def class_names(path: Path) -> list[str]:
     """Return the class names in a network's file. Raises `DataError` if it has none."""
+    if not path.is_file():
+        raise DataError(f"{path}: no such file")
     try:
         with zipfile.ZipFile(path) as archive:
             names = json.loads(archive.read(CLASS_NAMES))

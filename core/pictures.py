@@ -47,7 +47,7 @@ def open_rgb(path: Path) -> Image.Image:
                 image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
             return image.convert("RGB")
     except Exception as error:  # a broken image can raise anything
-        found = f"{type(error).__name__}: {error}"
+        found = str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"
         if path.suffix.lower() in (".heic", ".heif"):
             found = "HEIC, which Pillow cannot read: export it as JPEG"
         raise DataError(f"{path}: expected an image, found {found}") from error

@@ -9,6 +9,7 @@ import io
 import json
 import os
 import tarfile
+from unittest import mock
 
 import numpy as np
 from conftest import pickled, split_content
@@ -104,7 +105,9 @@ def test_no_archive_writes_outside_its_folder(tmp_path_factory, names, kind, cha
     for data in (buffer.getvalue(), damaged(buffer.getvalue(), changes)):
         folder = tmp_path_factory.mktemp("archive")
         (folder / "archive").write_bytes(data)
-        with contextlib.suppress(Exception):
+        empty = dict.fromkeys(cifar100.CIFAR100_MD5, cifar100.md5_of(b""))
+        right = mock.patch.object(cifar100, "CIFAR100_MD5", empty)
+        with right, contextlib.suppress(Exception):
             cifar100.unpack(folder / "archive", folder / "in" / "target")
         files = {path for path in folder.rglob("*") if path.is_file()}
         written = {path.relative_to(folder).as_posix() for path in files}

@@ -69,7 +69,8 @@ def run(arguments, recipe: dict) -> int:
             planned.append((notebook, parameters))
             if wrong := wrong_values(parameters, notebook):
                 faults = "\n  ".join([f"Wrong parameters for {notebook}:", *wrong])
-                sys.exit(f"{faults}\nTo run a single notebook, add --only NOTEBOOK.")
+                hint = "" if arguments.only else "\nTo run a single notebook, add --only NOTEBOOK."
+                sys.exit(faults + hint)
     for notebook in notebooks:
         name_later_values(notebook)
     announce(arguments, recipe, dataset, given)
