@@ -134,7 +134,9 @@ def test_an_arm_chooses_by_validation_images_and_is_not_trained_twice(study, cap
     stages = (arms.grid(rate=(1e-5, 1e-2)), ({"share": 0.25},))
     small = dataclasses.replace(arm, steps=48, per_class=5, stages=stages)
     chosen = trainer.choose(small)
-    trials = [json.loads(path.read_text()) for path in records.run_folder("study").glob("*.json")]
+    folder = records.run_folder("study")
+    paths = sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime)
+    trials = [json.loads(path.read_text()) for path in paths]  # in the order of their runs
     assert len(trials) == 3
     assert all("test_accuracy" not in trial for trial in trials)  # the test images choose nothing
     best = max(trials, key=lambda trial: trial["val_accuracy"])["parameters"]

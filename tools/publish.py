@@ -87,7 +87,7 @@ def is_publishable(path: Path) -> bool:
     scales = [{}]  # changes of the defaults: first none, then those of each recipe
     for recipe in run.recipes().values():
         if record["notebook"] in recipe.get("notebooks", ()):
-            scales.append(recipe["parameters"] | recipe.get(record["notebook"], {}))
+            scales.append(run.changes(recipe, record["notebook"]))
     named = any(is_same_scale(own, defaults | changes) for changes in scales)
     if named and is_committed(record) and not own.get("PICTURE"):
         return True

@@ -118,9 +118,14 @@ def refuse_unknown(given: dict, notebooks):
         sys.exit(f"Unknown parameter {name}. Parameters of {has}.{hint}")
 
 
+def changes(recipe: dict, notebook: str) -> dict:
+    """Return the parameters of a notebook that a recipe changes."""
+    return recipe.get("parameters", {}) | recipe.get(notebook, {})
+
+
 def parameters_of(notebook: str, recipe: dict, given: dict, dataset: str, seed=None) -> dict:
     """Return what overrides a notebook's parameters: the recipe, and values that are `given`."""
-    parameters = recipe.get("parameters", {}) | recipe.get(notebook, {}) | given
+    parameters = changes(recipe, notebook) | given
     defaults = cells.parameters(notebook)
     if seed is not None:
         run_name = run_name_of_seed(parameters.get("RUN", defaults["RUN"]), seed)

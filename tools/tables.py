@@ -60,10 +60,10 @@ def summary_table(groups: list[pandas.DataFrame]) -> str:
 
 def command(group: pandas.DataFrame) -> str:
     """Return the `make` command that trains a group of runs, which differ only in their seed."""
-    name = group.iloc[0]["parameters"]["RUN"].partition("_seed")[0]
+    first = group.iloc[0]
+    name = first["parameters"]["RUN"].partition("_seed")[0]
     for scale, recipe in run.recipes().items():
-        parameters = [value for value in recipe.values() if isinstance(value, dict)]
-        if name in [each.get("RUN") for each in parameters]:
+        if run.changes(recipe, first["notebook"]).get("RUN") == name:
             return f"`make {scale}`"
     return "`make run`"
 

@@ -99,21 +99,13 @@ def compress() -> list[Arm]:
 
 def compress_more() -> list[Arm]:
     """Return exploratory arms of question 3: chosen GAN images, and three times the steps."""
-    long = Arm("", photographs=0, teacher=True, steps=25_344, seeds=(0,))
-    gan = {"gan": "long", "candidates": 1, "per_class": 5_400}
-    mixed = gan | {"share": 0.5, "photographs": 400}
+    made = {arm.name: dataclasses.replace(arm, stages=(), borrowed=arm.name) for arm in compress()}
+    chosen = {"candidates": 4, "per_class": 450, "seeds": (0, 1, 2)}
+    longer = ("compress-gan", "compress-gan-400", "compress-real")
     return [
-        dataclasses.replace(
-            long, name="compress-chosen", gan="long", steps=8_448, seeds=(0, 1, 2),
-            borrowed="compress-gan",
-        ),
-        dataclasses.replace(long, name="compress-gan-3x", borrowed="compress-gan", **gan),
-        dataclasses.replace(
-            long, name="compress-gan-400-3x", borrowed="compress-gan-400", **mixed
-        ),
-        dataclasses.replace(
-            long, name="compress-real-3x", borrowed="compress-real", photographs=45_000
-        ),
+        dataclasses.replace(made["compress-gan"], name="compress-chosen", **chosen),
+        *(dataclasses.replace(made[name], name=f"{name}-3x", steps=25_344, seeds=(0,))
+          for name in longer),
     ]  # fmt: skip
 
 

@@ -1,5 +1,7 @@
 """Tables of the study's results, made from its records."""
 
+import itertools
+
 import numpy as np
 import pandas
 import scipy.stats
@@ -19,9 +21,10 @@ def by_seed(published: bool = True) -> dict[str, dict[int, dict]]:
         if record.get("trial") is False:  # records of the earlier study lack this key
             found.setdefault(record["arm"], {})[record["seed"]] = record
     runs = records.read("cifar100", published)
-    for arm, ending in (("vgg16", ""), ("vgg16_gan", "_gan")):
-        names = {seed: run_name_of_seed("vgg16", seed) + ending for seed in SEEDS}
-        found[arm] = {seed: runs[name] for seed, name in names.items() if name in runs}
+    for name, ending in itertools.product(("vgg16", "vgg16_fast"), ("", "_gan")):
+        of_seed = {seed: runs.get(run_name_of_seed(name, seed) + ending, {}) for seed in SEEDS}
+        # Earlier records lack the planned number of epochs, so they cannot be paired.
+        found[name + ending] = {seed: run for seed, run in of_seed.items() if "epochs" in run}
     return {arm: runs for arm, runs in found.items() if runs}
 
 
@@ -95,14 +98,12 @@ def planned_table(found: dict) -> str:
     """Return a Markdown table with one row per planned comparison that has runs."""
     rows, finished = [], planned(found)
     for name, pair in PLANNED.items():
-        points = gains(found, *pair)
-        if points:
-            accuracies = [_mean(found, arm) for arm in pair]
+        if points := gains(found, *pair):
             p, answer = "–", f"{len(points)} of {len(SEEDS)} seeds"
             if name in finished:
                 p, answer = finished[name]["p"], finished[name]["verdict"]
                 p = f"{p:.3f}" if p >= 0.001 else "below 0.001"
-            rows.append([name, *accuracies, comparison.gain_with_interval(points), p, answer])
+            rows.append([name, *_compared(found, pair, points), p, answer])
     columns = ["comparison", "with GAN images", "without", "difference in points (95 % interval)"]
     return comparison.markdown(pandas.DataFrame(rows, columns=[*columns, "adjusted p", "verdict"]))
 
@@ -112,11 +113,14 @@ def exploratory_table(found: dict) -> str:
     rows = []
     for words, *pair in EXPLORATORY:
         if points := gains(found, *pair):
-            accuracies = [_mean(found, arm) for arm in pair]
-            gain = comparison.gain_with_interval(points)
-            rows.append([words, *accuracies, gain, len(points)])
+            rows.append([words, *_compared(found, pair, points), len(points)])
     columns = ["comparison", "with", "without", "difference in points (95 % interval)", "seeds"]
     return comparison.markdown(pandas.DataFrame(rows, columns=columns))
+
+
+def _compared(found: dict, pair: tuple[str, str], points: list[float]) -> list[str]:
+    """Return the cells of a comparison: the accuracy of both arms, and the mean of the gains."""
+    return [*(_mean(found, arm) for arm in pair), comparison.gain_with_interval(points)]
 
 
 def arms_table(found: dict) -> str:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import json
 
 import keras
 import numpy as np
@@ -170,7 +169,7 @@ def train(arm: Arm, seed: int, trial: bool = False) -> dict:
         name = f"{arm.name}-trial-{files.short_digest(settings)[:8]}"
     folder = records.run_folder(FOLDER)
     if (path := folder / f"{name}.json").exists():
-        return json.loads(path.read_text(encoding="utf-8"))
+        return records.read_json(path)
     steps = arm.trial_steps if trial and arm.trial_steps else arm.steps
     chosen, validation = photographs(arm, seed, trial)
     images, labels, generator = training_images(arm, seed, chosen)
@@ -198,7 +197,7 @@ def train(arm: Arm, seed: int, trial: bool = False) -> dict:
         dataset_md5=data.md5, parameters=settings, generator_sha256=generator,
         teacher=TEACHER if arm.teacher else None, **scores, **(made | {"seed": seed}),
     )  # fmt: skip
-    return json.loads(path.read_text(encoding="utf-8"))
+    return records.read_json(path)
 
 
 def early_stopping(arm: Arm, images: np.ndarray, labels: np.ndarray) -> dict:
@@ -237,7 +236,7 @@ def is_a_point_better(arm: Arm) -> bool:
     """Return whether an arm beats its control by a point on the validation images, with seed 0."""
     folder = records.run_folder(FOLDER)
     own, control = (
-        json.loads((folder / f"{name}-seed0.json").read_text(encoding="utf-8"))["val_accuracy"]
+        records.read_json(folder / f"{name}-seed0.json")["val_accuracy"]
         for name in (arm.name, arm.control)
     )
     return own - control >= 0.01
