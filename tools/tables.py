@@ -53,7 +53,7 @@ def summary_table(groups: list[pandas.DataFrame]) -> str:
         return "ImageNet" in model, "ResNet" in model
 
     groups = sorted(described, key=place) + others
-    table = comparison.groups_frame(groups)
+    table = comparison.groups_frame(groups).drop(columns="hardware")  # docs/results.md has it
     table.insert(1, "command", [command(group) for group in groups])
     return comparison.markdown(table)
 
