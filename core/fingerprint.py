@@ -2,7 +2,7 @@
 
 core/code_reader.py describes the model, the optimiser, the batches and the callbacks, and the code
 of the notebook and this project that they use. Installed packages are described by their versions.
-Whatever cannot be read is listed under "unreadable"; such a fingerprint never equals another one.
+What cannot be described is listed under "unreadable", and such a fingerprint equals no other one.
 """
 
 import importlib.metadata
@@ -27,21 +27,21 @@ STEPS = ("learning_rate.steps", "learning_rate.config.steps")  # steps of a sche
 def of_training_run(
     model: keras.Model, batches: Any, epochs: int, callbacks=(), replicas: int = 1, **fit_arguments
 ) -> dict:
-    """Return the fingerprint of a training run as a dictionary that JSON can hold.
+    """Return the fingerprint of a training run as a dictionary that can be written as JSON.
 
     `model` is compiled, and its current weights are included. `replicas` is the number of devices,
     and `fit_arguments` are those of `model.fit`. Callbacks whose attribute `only_watches` is true
     are left out.
     """
     reader, backend = CodeReader(model.variables), keras.backend.backend()
-    counted = [each for each in callbacks if not getattr(each, "only_watches", False)]
+    included = [each for each in callbacks if not getattr(each, "only_watches", False)]
     fingerprint = {
         "epochs": epochs,
         "model": reader.read(model, "model"),
         "optimizer": reader.read(model.optimizer, "optimizer"),
         "compile": reader.read(model._compile_config.config, "compile"),
         "batches": reader.read(batches, "batches"),
-        "callbacks": reader.read(counted, "callbacks"),
+        "callbacks": reader.read(included, "callbacks"),
         "fit": reader.read(fit_arguments, "fit"),
         "precision": keras.config.dtype_policy().name,
         "replicas": replicas,
@@ -60,7 +60,10 @@ def key(fingerprint: dict) -> str:
 
 
 def recipe(fingerprint: dict) -> str:
-    """Return eight hexadecimal digits that runs share if only seed, images and steps differ."""
+    """Return eight hexadecimal digits that runs share if only seed, images and steps differ.
+
+    This is not the name of a recipe in recipes.toml, whose settings it includes.
+    """
     kept = {
         path: value for path, value in _leaves(fingerprint)
         if not path.startswith(OF_ONE_RUN) and not path.endswith(STEPS)
@@ -68,20 +71,20 @@ def recipe(fingerprint: dict) -> str:
     return short_digest(kept)[:8]
 
 
-def difference(now: dict, before: dict, most: int = 3) -> str:
-    """Return, in at most `most` phrases, what is unreadable or else what changed since `before`."""
+def difference(now: dict, before: dict, limit: int = 3) -> str:
+    """Return what is unreadable or else what has changed since `before`, in `limit` phrases."""
     if "unreadable" in now:
-        return "; ".join(now["unreadable"][:most])
+        return "; ".join(now["unreadable"][:limit])
     new, old = dict(_leaves(now)), dict(_leaves(before))
     names = [name for name in new | old if name not in new or new[name] != old.get(name, new)]
-    changes = [_change(name, new, old) for name in names[:most]]
-    return "; ".join(changes + ([f"and {len(names) - most} more"] if len(names) > most else []))
+    changes = [_change(name, new, old) for name in names[:limit]]
+    return "; ".join(changes + ([f"and {len(names) - limit} more"] if len(names) > limit else []))
 
 
 def _change(name: str, now: dict, before: dict) -> str:
     words = name.removeprefix("used.")
     if name not in before or name not in now:
-        return f"{words} is {'new' if name in now else 'gone'}"
+        return f"{words} was {'added' if name in now else 'removed'}"
     if re.fullmatch(r"[0-9a-f]{16}", str(now[name])):  # a digest would tell a reader nothing
         return f"{words} changed"
     return f"{words} is {now[name]!r}, was {before[name]!r}"

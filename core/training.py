@@ -30,7 +30,7 @@ class WorkerLostError(RuntimeError):
 
 
 class DivergedError(RuntimeError):
-    """Raised when a logged value is not finite; the message has the epoch, step and values."""
+    """Raised when a logged value is not finite; the message gives the epoch, step and values."""
 
 
 def fit(model: keras.Model, batches: keras.utils.PyDataset, *, epochs: int, folder: Path,
@@ -41,13 +41,14 @@ def fit(model: keras.Model, batches: keras.utils.PyDataset, *, epochs: int, fold
     Each training run has a subfolder of `folder`, named after its fingerprint. Checkpoints are
     written at the end of an epoch, at least `checkpoint_seconds` apart. A run whose definition has
     changed starts from scratch, as does any run with `resume=False`. `callbacks` may hold one
-    `EarlyStopping`, which follows the callbacks whose logs it monitors. Callbacks whose attribute
+    `EarlyStopping`, after the callbacks that log what it monitors. Callbacks whose attribute
     `only_watches` is true are left out of the fingerprint; their attributes `folder` and `history`
     (of earlier epochs) are set before training.
 
     Returns what a record needs to describe the run: `history` (one list per metric), `seconds`,
-    `steps` and so on. `recipe` does not depend on the seed or the images. Raises `CheckpointError`
-    if the folder is in use or cannot be written, `DivergedError` if a loss is not finite, and
+    `steps` and the other keys at the end of this function. `recipe` identifies the settings of a
+    run apart from its seed, images and number of steps. Raises `CheckpointError` if the folder is
+    in use or cannot be written, `DivergedError` if a logged value is not finite, and
     `WorkerLostError` if another worker is lost.
     """
     folder, strategy = Path(folder), devices.strategy()
@@ -60,7 +61,9 @@ def fit(model: keras.Model, batches: keras.utils.PyDataset, *, epochs: int, fold
     saver = _Saver(batches, _own_folder(folder, defined), epochs, callbacks, checkpoint_seconds)
     saver.find_checkpoint(folder.name, resume and "unreadable" not in defined)
     _train(model, batches, saver, callbacks, arguments)
-    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)  # float16 wraps it
+    optimizer = getattr(
+        model.optimizer, "inner_optimizer", model.optimizer
+    )  # mixed_float16 wraps it
     return {
         "history": saver.state["history"], "seconds": saver.state["seconds"],
         "steps": saver.state["epoch"] * len(batches), "epochs_run": saver.state["epoch"],
@@ -82,7 +85,7 @@ def _train(model, batches, saver, callbacks, arguments):
             model.fit(batches, initial_epoch=first, epochs=saver.epochs, shuffle=False,
                       callbacks=[ReuseMemory(), *callbacks, saver], **arguments)  # fmt: skip
         except KeyboardInterrupt:  # hide the long traceback through Keras
-            raise KeyboardInterrupt(f"Training was stopped. Run it again {CONTINUE}") from None
+            raise KeyboardInterrupt(f"Training was interrupted. Run it again {CONTINUE}") from None
         except Exception as error:
             if not (devices.is_multi_worker() and type(error).__name__ in LOST_WORKER):
                 raise
@@ -101,13 +104,14 @@ def _own_folder(folder, defined):
     own, words = folder / fingerprint.key(defined), fingerprint.difference(defined, previous)
     if "unreadable" in defined:
         own = folder / "unreadable"
-        print(f"{folder.name}: this run cannot be resumed later, as part is unreadable: {words}")
+        print(f"{folder.name}: if this run is interrupted, it cannot be resumed, because its "
+              f"fingerprint cannot include everything: {words}")  # fmt: skip
     elif previous and not own.exists():
         print(f"{folder.name}: training from the start, because the run has changed: {words}")
     if devices.is_chief():
         own.mkdir(parents=True, exist_ok=True)
-        # Written at every call, as the newest file marks the run that was used last. If the disk is
-        # full, the checkpoints will say so.
+        # Written at every call, because the newest file marks the run that was used last. If the
+        # disk is full, writing the first checkpoint will raise the error.
         with contextlib.suppress(OSError), atomic_write(own / "fingerprint.json") as file:
             file.write(json.dumps(defined, indent=1).encode())
     return own
@@ -129,8 +133,11 @@ class _Saver(keras.callbacks.Callback):
         self.state = (resume and checkpoints.newest(self.folder)) or {}
         if self.state:
             finished, epoch = self.state["finished"], self.state["epoch"]
-            progress = "finished" if finished else f"up to epoch {epoch}"
-            print(f"{name}: found this training run, {progress} ({self.state['seconds']:.0f} s)")
+            seconds = f"{self.state['seconds']:.0f} s of training"
+            if finished:
+                print(f"{name}: this run has finished ({seconds}); its weights are loaded")
+            else:
+                print(f"{name}: this run continues after epoch {epoch} ({seconds} so far)")
         else:
             checkpoints.remove(self.folder, keep=0)
         for watcher in self.watchers:
@@ -174,8 +181,11 @@ class _Saver(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         losses = {name: float(value) for name, value in (logs or {}).items()}
         if not all(math.isfinite(value) for value in losses.values()):
-            words = f"A loss is not finite in epoch {self.epoch + 1}, step {batch + 1}: {losses}."
-            raise DivergedError(f"{words} The checkpoints are older.")
+            place = f"epoch {self.epoch + 1}, step {batch + 1}"
+            raise DivergedError(
+                f"Training has diverged: a loss is not finite in {place}: {losses}. "
+                "Lower the learning rate and train again."
+            )
 
     def on_epoch_end(self, epoch, logs=None):
         for name, value in logs.items():
@@ -189,10 +199,11 @@ class _Saver(keras.callbacks.Callback):
 
 
 class ReuseMemory(keras.callbacks.Callback):
-    """Lets each step reuse memory that the one before has freed: up to 1.2 times as fast on Linux.
+    """Lets a step reuse memory that the previous step freed: up to 1.2 times as fast on Linux.
 
-    Against a leak of Python 3.11, TensorFlow has glibc map every array of 128 KB and more anew, at
-    a page fault per page (`ApplyPython311MemoryPatch` in its source). This reverts that setting.
+    To work around a memory leak in Python 3.11, TensorFlow makes glibc map every array of 128 KB or
+    more afresh, which costs one page fault per page (`ApplyPython311MemoryPatch` in its source).
+    This callback reverts that setting.
     """
 
     only_watches = True

@@ -208,5 +208,5 @@ def test_a_run_that_is_stopped_continues_when_its_cell_is_run_again(opened):
     assert "keras/src" not in training.inner_text()  # no pages of Keras's own code
     training.locator(".cm-content").click()
     page.keyboard.press("Control+Enter")
-    found = r"found this training run, up to epoch (\d+) \("
+    found = r"this run continues after epoch (\d+) \("
     wait_for(lambda: re.search(found, training.inner_text()), 60)

@@ -172,7 +172,7 @@ def test_an_edited_cell_is_trained_and_an_edit_taken_back_finds_the_old_runs(cha
     assert losses[1] > 2 * losses[0]
     path.write_text(text, encoding="utf-8")
     printed, made = passed(folder, TINY, only=VGG16), own_records(folder)
-    assert printed.count("found this training run, finished") == 2
+    assert printed.count("this run has finished") == 2
     for name in ("vgg16", "vgg16_gan"):
         for key in ("history", "fingerprint", "steps", "test_accuracy"):
             assert made[name][key] == first[name][key]

@@ -44,7 +44,7 @@ CHANGES = {
     "order": (lambda: {"batches": tiny_batches(seed=2)}, "batches.state.seed is 2, was 1"),
     "epochs": (lambda: {"epochs": 3}, "epochs is 3, was 5"),
     "patience": (lambda: {"callbacks": stopping(9)}, "callbacks.0.state.patience is 9, was 10"),
-    "class weights": (lambda: {"class_weight": {0: 1, 1: 2}}, "fit.class_weight.0 is new"),
+    "class weights": (lambda: {"class_weight": {0: 1, 1: 2}}, "fit.class_weight.0 was added"),
     "two devices": (lambda: {"replicas": 2}, "replicas is 2, was 1"),
 }
 
@@ -54,7 +54,7 @@ def test_whatever_defines_a_run_makes_another_run_of_it(change):
     changes, words = CHANGES[change]
     one, other = of_run(callbacks=stopping(10)), of_run(**{"callbacks": stopping(10)} | changes())
     assert fingerprint.key(one) != fingerprint.key(other)
-    assert words in fingerprint.difference(other, one, most=20)
+    assert words in fingerprint.difference(other, one, limit=20)
 
 
 def test_versions_of_python_numpy_keras_and_the_backend_count(monkeypatch):
@@ -155,7 +155,7 @@ def test_nothing_that_a_run_uses_is_overlooked(part, unedited):
         "_strength = 101": "model._strength is 110, was 101", "Loss(59)": "_n is 61, was 59",
         "(1, 103.0)": "teacher.weights changed",
     }  # fmt: skip
-    words = fingerprint.difference(things(part, EDITS[part]), unedited, most=9)
+    words = fingerprint.difference(things(part, EDITS[part]), unedited, limit=9)
     assert words
     assert named.get(part, "") in words
 

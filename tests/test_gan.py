@@ -189,7 +189,7 @@ def test_a_gan_of_which_one_choice_or_one_line_differs_is_another_run(monkeypatc
     before, tagged = fingerprint_of(), cells.tagged
     assert "unreadable" not in before
     for words, choices in CHOICES.items():
-        assert words in fingerprint.difference(fingerprint_of(**choices), before, most=9)
+        assert words in fingerprint.difference(fingerprint_of(**choices), before, limit=9)
 
     def is_another_run(old, new):
         def edit(notebook, tag):

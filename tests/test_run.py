@@ -44,16 +44,19 @@ def test_one_notebook_can_be_run_alone_and_paths_are_absolute(monkeypatch, tmp_p
 @pytest.mark.parametrize(
     ("command", "words"),
     [
-        ("-p EPOCS 3", "Unknown parameter EPOCS. .*Did you mean EPOCHS?"),
+        ("-p EPOCS 3", "There is no parameter EPOCS. Did you mean EPOCHS?"),
         ("-p epochs 3", "Did you mean EPOCHS?"),
-        ("-p WIDTH wide", "Wrong parameters for vgg16_with_gan"),
-        ("-p DEPTH 9", "Wrong parameters for resnet_baseline"),
+        ("-p WIDTH wide", "Invalid values of parameters of vgg16_with_gan"),
+        ("-p DEPTH 9", "Invalid values of parameters of resnet_baseline"),
         ("-p RUN vgg16_mine", "(?s)gan_synthetic_images.*beginning with gan.*--only NOTEBOOK"),
         ("-p RUN ../vgg16", "letters, digits and _"),
         (f"--only {VGG16} --seeds 0 -1", "SEED = -1: expected a whole number"),
-        (f"--only {RESNET} -p WIDTH 0.5", "WIDTH. Parameters of resnet_baseline: BATCH_SIZE"),
+        (
+            f"--only {RESNET} -p WIDTH 0.5",
+            "(?s)WIDTH.*parameters of resnet_baseline are BATCH_SIZE",
+        ),
         ("-p DATASET mnist", "DATASET = 'mnist'"),
-        pytest.param("gpu", "make gpu needs a GPU, and there is none", marks=pytest.mark.slow),
+        pytest.param("gpu", "make gpu needs a GPU, but none was found", marks=pytest.mark.slow),
     ],
 )
 def test_a_wrong_name_or_value_is_refused_before_anything_runs(monkeypatch, command, words):
@@ -66,12 +69,14 @@ def test_a_wrong_name_or_value_is_refused_before_anything_runs(monkeypatch, comm
 def test_recipes_reach_the_notebooks_and_a_value_given_by_hand_wins(monkeypatch, capsys):
     recipe = run.recipes()["wide"]["parameters"]
     assert started(monkeypatch, "wide", "--dataset", "cifar100") == [(VGG16, "cifar100", recipe)]
-    assert "trained for longer. This takes about 7 minutes here" in capsys.readouterr().out
+    assert (
+        "trained for longer. This takes about 7 minutes on this machine" in capsys.readouterr().out
+    )
     command = ("wide", "--dataset", "shapes100", "-p", "EPOCHS", "3", "-p", "RUN", "vgg16_mine")
     ((_, _, parameters),) = started(monkeypatch, *command)
     assert (parameters["EPOCHS"], parameters["WIDTH"]) == (3, recipe["WIDTH"])
     first = capsys.readouterr().out.splitlines()[0]
-    assert first.endswith("trained for longer. Changed: EPOCHS = 3, RUN = 'vgg16_mine'")
+    assert first.endswith("trained for longer, with EPOCHS = 3, RUN = 'vgg16_mine'")
     ran = started(monkeypatch, "fast", "--dataset", "cifar100")
     named = [(name, parameters["RUN"], parameters["OPTIMIZER"]) for name, _, parameters in ran]
     assert named == [(VGG16, "vgg16_fast", "muon"), (RESNET, "resnet_fast", "muon")]
@@ -159,10 +164,10 @@ def test_a_run_that_fails_leaves_the_notebook_of_the_one_that_passed(project, mo
     assert "They help." in capsys.readouterr().out
     made = project / "runs" / "shapes100" / "notebooks"
     passed = (made / "one.ipynb").read_text(encoding="utf-8")
-    killed = "its process was killed or ran out of memory. Run the same command again"
+    killed = "its process was killed, perhaps for lack of memory.\nIf so, lower BATCH_SIZE"
     for source, words in (
-        ("import os\nos.kill(os.getpid(), 9)", f"FAILED one: {killed}"),
-        ("1 / 0", "FAILED one, In [2]\nZeroDivisionError"),
+        ("import os\nos.kill(os.getpid(), 9)", f"one has failed: {killed}"),
+        ("1 / 0", "one has failed in the cell with the number [2].\nZeroDivisionError"),
     ):
         write_notebook(project / "one.ipynb", source)
         assert not run.execute("one", "shapes100", {})

@@ -36,8 +36,19 @@ def main() -> int:
     about = "; ".join(f"{name}: {recipe['about']}" for name, recipe in named.items())
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("recipe", nargs="?", choices=named, help=about)
-    parser.add_argument("--dataset", choices=datasets.DATASETS, help="default: cifar100 if found")
-    parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"))
+    parser.add_argument(
+        "--dataset",
+        choices=datasets.DATASETS,
+        help="default: cifar100, or shapes100 if it cannot be downloaded",
+    )
+    parser.add_argument(
+        "-p",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("NAME", "VALUE"),
+        help="set a parameter of the notebooks, such as -p EPOCHS 2; repeatable",
+    )
     parser.add_argument("--seeds", nargs="+", type=int, help="run the notebooks once per seed")
     parser.add_argument("--only", choices=cells.NOTEBOOKS, help="run only this notebook")
     arguments = parser.parse_args()
@@ -48,7 +59,7 @@ def main() -> int:
         print(f"\nStopped. {CONTINUE}")
         return 130  # the usual exit status after Ctrl-C
     except OSError as error:  # such as a full disk or a read-only folder
-        sys.exit(f"This run cannot continue: {error}")
+        sys.exit(f"This run had to stop: {error}\nWhen that is fixed: {CONTINUE}")
 
 
 def run(arguments, recipe: dict) -> int:
@@ -57,9 +68,11 @@ def run(arguments, recipe: dict) -> int:
     if given.get("PICTURE"):  # notebooks run in another folder
         given["PICTURE"] = str(Path(str(given["PICTURE"])).expanduser().absolute())
     notebooks = [arguments.only] if arguments.only else recipe.get("notebooks", cells.NOTEBOOKS)
-    refuse_unknown(given, notebooks)
+    reject_unknown(given, notebooks)
     if recipe.get("needs_gpu") and not ask_devices("has_gpu"):
-        sys.exit(f"make {arguments.recipe} needs a GPU, and there is none. Use make wide on a CPU.")
+        sys.exit(
+            f"make {arguments.recipe} needs a GPU, but none was found. Use make wide on a CPU."
+        )
     asked = given.pop("DATASET", None)
     dataset = arguments.dataset or asked or choose_dataset()
     planned = []
@@ -68,11 +81,11 @@ def run(arguments, recipe: dict) -> int:
             parameters = parameters_of(notebook, recipe, given, dataset, seed)
             planned.append((notebook, parameters))
             if wrong := wrong_values(parameters, notebook):
-                faults = "\n  ".join([f"Wrong parameters for {notebook}:", *wrong])
+                faults = "\n  ".join([f"Invalid values of parameters of {notebook}:", *wrong])
                 hint = "" if arguments.only else "\nTo run a single notebook, add --only NOTEBOOK."
                 sys.exit(faults + hint)
     for notebook in notebooks:
-        name_later_values(notebook)
+        warn_about_later_values(notebook)
     announce(arguments, recipe, dataset, given)
     for notebook, parameters in planned:
         fraction = parameters.get("REAL_FRACTION", 1.0)
@@ -88,8 +101,8 @@ def recipes() -> dict:
     return tomllib.loads((core.ROOT / "recipes.toml").read_text(encoding="utf-8"))
 
 
-def name_later_values(notebook: str):
-    """Print which parameters a later code cell sets again, because its values are the ones used."""
+def warn_about_later_values(notebook: str):
+    """Print which parameters a later code cell sets again, because the later value is used."""
     parameters = cells.parameters(notebook).keys()
     for number, cell in enumerate(cells.read(notebook), 1):
         if "parameters" in cell.metadata.get("tags", []):
@@ -108,14 +121,14 @@ def literal(text: str):
         return text
 
 
-def refuse_unknown(given: dict, notebooks):
+def reject_unknown(given: dict, notebooks):
     """Exit with a message if a parameter is given that none of the notebooks has."""
     known = set().union(*(cells.parameters(notebook) for notebook in notebooks))
     for name in sorted(given.keys() - known):
         near = get_close_matches(name.upper(), known, 1)
         hint = f" Did you mean {near[0]}?" if near else ""
-        has = f"{', '.join(notebooks)}: {', '.join(sorted(known))}"
-        sys.exit(f"Unknown parameter {name}. Parameters of {has}.{hint}")
+        listed = f"The parameters of {', '.join(notebooks)} are {', '.join(sorted(known))}."
+        sys.exit(f"There is no parameter {name}.{hint}\n{listed}")
 
 
 def changes(recipe: dict, notebook: str) -> dict:
@@ -124,7 +137,10 @@ def changes(recipe: dict, notebook: str) -> dict:
 
 
 def parameters_of(notebook: str, recipe: dict, given: dict, dataset: str, seed=None) -> dict:
-    """Return what overrides a notebook's parameters: the recipe, and values that are `given`."""
+    """Return the values that replace a notebook's defaults.
+
+    They come from the recipe, the dataset, the seed and the command line (`given`), which wins.
+    """
     parameters = changes(recipe, notebook) | given
     defaults = cells.parameters(notebook)
     if seed is not None:
@@ -152,16 +168,15 @@ def announce(arguments, recipe: dict, dataset: str, given: dict):
     words = f"{arguments.recipe}, {recipe['about']}" if recipe else "the notebooks' defaults"
     minutes = (recipe or recipes()["defaults"]).get("minutes")
     if given:
-        changes = [f"{name} = {value!r}" for name, value in given.items()]
-        words += f". Changed: {', '.join(changes)}"
+        words += f", with {', '.join(f'{name} = {value!r}' for name, value in given.items())}"
     elif minutes and dataset == "cifar100" and not (arguments.seeds or arguments.only):
         minutes = f"{minutes_here(minutes):.0f} minutes"
-        words += f". This takes about {minutes} here, if nothing else runs"
+        words += f". This takes about {minutes} on this machine if nothing else is running"
     print(f"{datasets.TITLES[dataset]}: {words}", flush=True)
 
 
 def minutes_here(minutes: dict) -> float:
-    """Return how many minutes notebooks take on this machine, given those on another machine.
+    """Return how many minutes notebooks take on this machine, estimated from those on another.
 
     The same convolutions have been timed on both. The GAN (notebook 1) computes in float32, and the
     other notebooks in the faster precision.
@@ -181,7 +196,8 @@ def choose_dataset() -> str:
         if not cifar100.find_cifar100():
             cifar100.download_cifar100()
     except cifar100.DownloadError as error:
-        words = "This run uses shapes100 instead: its results say NOTHING about CIFAR-100."
+        words = "This run uses shapes100, the built-in substitute, instead."
+        words += " Its results say NOTHING about CIFAR-100."
         print(f"{error}\n{words}\n")
         return "shapes100"
     except cifar100.DataError as error:  # CIFAR100_DIR is set, but holds no intact copy
@@ -192,7 +208,7 @@ def choose_dataset() -> str:
 def execute(notebook: str, folder_name: str, parameters: dict) -> bool:
     """Execute one notebook into runs/<folder name>/notebooks, and return whether all cells passed.
 
-    Until they have, the file is named <name>-unfinished.ipynb, so that an earlier result is kept.
+    Until they have, the file is named <name>-unfinished.ipynb, so that an earlier one is not lost.
     """
     name = parameters.get("RUN", notebook)
     if worker := json.loads(os.environ.get("TF_CONFIG") or "{}").get("task", {}).get("index"):
@@ -205,28 +221,30 @@ def execute(notebook: str, folder_name: str, parameters: dict) -> bool:
     try:
         papermill.execute_notebook(
             cells.FOLDER / f"{notebook}.ipynb", unfinished, parameters, cwd=cells.FOLDER,
-            kernel_manager_class=KernelWithoutTerminal, progress_bar=False,
+            kernel_manager_class=QuietKernelManager, progress_bar=False,
             stdout_file=sys.stdout, stderr_file=sys.stderr,
         )  # fmt: skip
     except papermill.PapermillExecutionError as error:
-        print(f"\nFAILED {notebook}, In [{error.exec_count}]\n{error.ename}: {error.evalue}")
+        print(f"\n{notebook} has failed in the cell with the number [{error.exec_count}].")
+        print(f"{error.ename}: {error.evalue}")
         print(f"The cells executed so far are in {unfinished}")
     except DeadKernelError:  # no cell failed: the system has ended the kernel
-        print(f"\nFAILED {notebook}: its process was killed or ran out of memory. {CONTINUE}")
+        print(f"\n{notebook} has failed: its process was killed, perhaps for lack of memory.")
+        print(f"If so, lower BATCH_SIZE or close other programs. {CONTINUE}")
     else:
         files.replace(unfinished, output)
         minutes = (time.perf_counter() - start) / 60
-        print(f"{answer(output)}\n== {notebook}: {minutes:.1f} minutes ==", flush=True)
+        print(f"{result_table(output)}\n== {notebook}: {minutes:.1f} minutes ==", flush=True)
         return True
     return False
 
 
-class KernelWithoutTerminal(AsyncKernelManager):
-    """A kernel that runs this Python and whose standard error is discarded.
+class QuietKernelManager(AsyncKernelManager):
+    """A kernel manager that starts this Python and discards the kernel's standard error.
 
-    What cells print arrives in messages. With standard error, each of these lines would appear
-    twice, and a stopped kernel would print a traceback. The kernel is specified here, because the
-    name that the notebooks ask for may stand for another Python on this machine.
+    The output of cells arrives in messages. If standard error were kept, each line of it would
+    appear twice, and a stopped kernel would print a traceback. The kernel is specified here because
+    the name that the notebooks ask for may stand for another Python on this machine.
     """
 
     kernel_spec = KernelSpec(
@@ -238,7 +256,7 @@ class KernelWithoutTerminal(AsyncKernelManager):
         return await self._async_start_kernel(stderr=subprocess.DEVNULL, **arguments)
 
 
-def answer(path: Path) -> str:
+def result_table(path: Path) -> str:
     """Return the table that the last cell of an executed notebook shows."""
     outputs = cells.code_cells(nbformat.read(path, 4))[-1].outputs
     tables = [output.get("data", {}).get("text/markdown", "") for output in outputs]
