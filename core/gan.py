@@ -10,18 +10,18 @@ from core.streams import random_stream
 
 def shift(images, seed: keras.random.SeedGenerator):
     """Return images (n, 32, 32, channels), each shifted by up to 4 pixels and padded with 0."""
-    places = ops.arange(32)  # products with shifted identity matrices let gradients pass
+    positions = ops.arange(32)  # products with shifted identity matrices let gradients pass
     for product in ("nij,njkc->nikc", "nij,nkjc->nkic"):  # moves rows, then columns
         offset = keras.random.randint((ops.shape(images)[0], 1, 1), -4, 5, seed=seed)
-        shifted = ops.equal(places[:, None] + offset, places)  # (n, 32, 32)
+        shifted = ops.equal(positions[:, None] + offset, positions)  # (n, 32, 32)
         images = ops.einsum(product, ops.cast(shifted, images.dtype), images)
     return images
 
 
 def with_copies(images, seed: keras.random.SeedGenerator):
     """Return images (n, 32, 32, channels), then shifted copies of them, about half flipped."""
-    mirrored = keras.random.uniform((ops.shape(images)[0], 1, 1, 1), seed=seed) < 0.5
-    copies = shift(ops.where(mirrored, ops.flip(images, axis=2), images), seed)
+    flipped = keras.random.uniform((ops.shape(images)[0], 1, 1, 1), seed=seed) < 0.5
+    copies = shift(ops.where(flipped, ops.flip(images, axis=2), images), seed)
     return ops.concatenate([images, copies])
 
 
@@ -34,11 +34,11 @@ class Augmentation(keras.layers.Layer):
 
     def call(self, images):
         n, images = ops.shape(images)[0], shift(images, self.seed)
-        places = ops.arange(32)
+        positions = ops.arange(32)
         y, x = (keras.random.randint((n, 1, 1), 0, 33, seed=self.seed) for _ in range(2))
-        rows, columns = ops.abs(places[:, None] - y) <= 8, ops.abs(places - x) <= 8
-        hidden = ops.logical_and(rows, columns)[..., None]  # (n, 32, 32, 1)
-        return images * (1 - ops.cast(hidden, images.dtype))
+        rows, columns = ops.abs(positions[:, None] - y) <= 8, ops.abs(positions - x) <= 8
+        mask = ops.logical_and(rows, columns)[..., None]  # (n, 32, 32, 1)
+        return images * (1 - ops.cast(mask, images.dtype))
 
 
 def call_frozen(network: keras.Model, inputs: list):
@@ -50,12 +50,12 @@ def call_frozen(network: keras.Model, inputs: list):
 
 def two_rates(gan: keras.Model, generator_rate, discriminator_rate) -> keras.Optimizer:
     """Return an optimiser that applies one Adam (beta_1 = 0) per network (Heusel et al., 2017)."""
-    of_generator = Adam(generator_rate, beta_1=0.0, beta_2=0.99)
-    of_discriminator = Adam(discriminator_rate, beta_1=0.0, beta_2=0.99)
+    generator_adam = Adam(generator_rate, beta_1=0.0, beta_2=0.99)
+    discriminator_adam = Adam(discriminator_rate, beta_1=0.0, beta_2=0.99)
 
     def choose(variable):
-        generated = any(variable is each for each in gan.generator.trainable_variables)
-        return of_generator if generated else of_discriminator
+        in_generator = any(variable is each for each in gan.generator.trainable_variables)
+        return generator_adam if in_generator else discriminator_adam
 
     return keras.optimizers.MultiOptimizer(choose)
 
@@ -99,9 +99,9 @@ class MovingAverage(_Part):
 def class_moments(teacher: keras.Model, images: np.ndarray, labels: np.ndarray) -> dict:
     """Return the class means and the within-class covariance of a teacher's features.
 
-    The teacher is a classifier of real images. Takes images `uint8` (n, 32, 32, 3) and labels `int`
-    (n,). Returns `means` (100, d), `covariance` (d, d), and `scale`, the mean standard deviation of
-    the features, by which they are divided first.
+    The teacher is a classifier trained on real images. Takes images `uint8` (n, 32, 32, 3) and
+    labels `int` (n,). Returns `means` (100, d), `covariance` (d, d), and `scale`, the mean standard
+    deviation of the features. The features are divided by it before the moments are computed.
     """
     extractor = keras.Model(teacher.inputs, teacher.get_layer("features").output)
     features = extractor.predict(images, batch_size=500, verbose=0)
@@ -116,9 +116,10 @@ class ClassMoments(_Part):
     """Compares the moments of generated features (n, d) with the real `means` and `covariance`.
 
     Generated means are running averages over about the last ten images of a class, and the
-    covariance over about the last twenty batches. Of the two numbers returned, only the gradients
-    mean something: those of half the squared distance between the means (Salimans et al., 2016,
-    section 3.1) and of a quarter of that between the covariances (dos Santos et al., 2019).
+    covariance over about the last twenty batches. The two numbers returned have no meaning of their
+    own; only their gradients matter. They are the gradients of half the squared distance between
+    the means (Salimans et al., 2016, section 3.1) and of a quarter of the squared distance between
+    the covariances (dos Santos et al., 2019).
     """
 
     def __init__(self, means: np.ndarray, covariance: np.ndarray):
@@ -129,8 +130,8 @@ class ClassMoments(_Part):
     def call(self, features, one_hot):  # (n, d), (n, 100)
         count = ops.sum(one_hot, axis=0)[:, None]
         means = ops.matmul(ops.transpose(one_hot), ops.stop_gradient(features))
-        memory = ops.power(0.9, count)
-        self.means.assign(self.means * memory + means / ops.maximum(count, 1) * (1 - memory))
+        decay = ops.power(0.9, count)
+        self.means.assign(self.means * decay + means / ops.maximum(count, 1) * (1 - decay))
         centred = features - ops.matmul(one_hot, self.real_means)
         fixed = ops.stop_gradient(centred)
         covariance = ops.matmul(ops.transpose(fixed), fixed) / ops.sum(one_hot)
@@ -142,58 +143,64 @@ class ClassMoments(_Part):
 
 
 class TeacherLoss(_Part):
-    """The loss that a classifier of real images, the teacher, adds to a generator's.
+    """The loss that the teacher, a classifier trained on real images, adds to the generator's loss.
 
     `guidance` is the weight of the cross-entropy of its predictions (Sauer et al., 2022, section
-    3.3), `matching` that of the class means, and `spread` * `matching` that of the covariance. This
-    last one grows from 0 over `total_steps`, because early generated images are mostly noise.
+    3.3), `matching` that of the class means, and `covariance_ratio` * `matching` that of the
+    covariance. This last one grows from 0 over `total_steps`, because early generated images are
+    mostly noise.
     """
 
-    def __init__(self, teacher, moments, total_steps, guidance=0.1, matching=0.05, spread=0.08):
+    def __init__(
+        self, teacher, moments, total_steps, guidance=0.1, matching=0.05, covariance_ratio=0.08
+    ):
         super().__init__()
         features = teacher.get_layer("features").output
         self.teacher = keras.Model(teacher.inputs, [teacher.output, features])
         self.teacher.trainable = False
         self.moments = ClassMoments(moments["means"], moments["covariance"])
         self.scale, self.total_steps = moments["scale"], total_steps
-        self.guidance, self.matching, self.spread = guidance, matching, spread
+        self.guidance, self.matching, self.covariance_ratio = guidance, matching, covariance_ratio
         self.step = self.hold(0)
 
     def call(self, images, labels):  # images (n, 32, 32, 3) from -1 to 1, labels `int` (n,)
         one_hot = ops.one_hot(labels, 100)
-        opinion, features = self.teacher((images + 1) * 127.5, training=False)
-        cross_entropy = ops.mean(keras.losses.categorical_crossentropy(one_hot, opinion))
+        probabilities, features = self.teacher((images + 1) * 127.5, training=False)
+        cross_entropy = ops.mean(keras.losses.categorical_crossentropy(one_hot, probabilities))
         means, covariance = self.moments(ops.cast(features, "float32") / self.scale, one_hot)
-        growing = self.spread * self.step / self.total_steps
+        covariance_weight = self.covariance_ratio * self.step / self.total_steps
         self.step.assign_add(1)
-        return self.guidance * cross_entropy + self.matching * (means + growing * covariance)
+        moments = means + covariance_weight * covariance
+        return self.guidance * cross_entropy + self.matching * moments
 
 
 def with_confidence(generator: keras.Model, teacher: keras.Model) -> keras.Model:
-    """Return a generator with a second output (n,): the teacher's probability of the class."""
+    """Return a generator with a second output (n,): the teacher's probability of its class."""
     layers, (_, label), image = keras.layers, generator.inputs, generator.output
-    levels = layers.Rescaling(127.5, offset=127.5, dtype="float32")(image)
-    opinion = keras.Model(teacher.inputs, teacher.output)(levels)  # without its optimiser
+    pixels = layers.Rescaling(127.5, offset=127.5, dtype="float32")(image)
+    # A new model, so that the teacher's optimiser is not saved with it.
+    probabilities = keras.Model(teacher.inputs, teacher.output)(pixels)
     one_hot = layers.CategoryEncoding(100, "one_hot", dtype="float32")(label)
-    confidence = layers.Dot(axes=1, dtype="float32")([opinion, one_hot])
+    confidence = layers.Dot(axes=1, dtype="float32")([probabilities, one_hot])
     return keras.Model(generator.inputs, [image, layers.Reshape((), dtype="float32")(confidence)])
 
 
-def draw(
+def generate(
     generator: keras.Model, labels: np.ndarray, seed: int, candidates: int = 1, stream: str = "draw"
 ) -> np.ndarray:
-    """Generate one image per label `int` (n,), `uint8` (n, 32, 32, 3), from the noise of `seed`.
+    """Return one image for each label, `uint8` (n, 32, 32, 3), generated from the noise of `seed`.
 
-    With a generator `with_confidence`, each image is the best of `candidates` according to the
-    teacher (Razavi et al., 2019, section 3.3); otherwise it is the first candidate.
+    Takes labels `int` (n,). If the generator comes from `with_confidence`, each image is the best
+    of `candidates` according to the teacher (Razavi et al., 2019, section 3.3). Otherwise it is the
+    first candidate.
     """
     rng, size = random_stream(stream, seed), generator.inputs[0].shape[-1]
-    images, surest = np.zeros((len(labels), 32, 32, 3), "uint8"), np.full(len(labels), -1.0)
+    images, best = np.zeros((len(labels), 32, 32, 3), "uint8"), np.full(len(labels), -1.0)
     for _ in range(candidates):
         noise = rng.standard_normal((len(labels), size), "float32")
-        drawn = generator.predict([noise, labels.astype("int32")], batch_size=250, verbose=0)
-        drawn, confidence = drawn if isinstance(drawn, list) else (drawn, np.zeros(len(labels)))
-        better = confidence > surest
-        images[better] = np.clip(np.round((drawn[better] + 1) * 127.5), 0, 255)
-        surest[better] = confidence[better]
+        new = generator.predict([noise, labels.astype("int32")], batch_size=250, verbose=0)
+        new, confidence = new if isinstance(new, list) else (new, np.zeros(len(labels)))
+        better = confidence > best
+        images[better] = np.clip(np.round((new[better] + 1) * 127.5), 0, 255)
+        best[better] = confidence[better]
     return images

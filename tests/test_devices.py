@@ -72,7 +72,9 @@ def teacher_loss():
     features = keras.layers.Flatten(name="features")(pooled)
     teacher = keras.Model(image, keras.layers.Dense(100, "softmax")(features))
     moments = {"means": np.zeros((100, 12)), "covariance": np.eye(12), "scale": 1.0}
-    loss = TeacherLoss(teacher, moments, total_steps=1, guidance=0.5, matching=0.5, spread=1.0)
+    loss = TeacherLoss(
+        teacher, moments, total_steps=1, guidance=0.5, matching=0.5, covariance_ratio=1.0
+    )
     loss.step.assign(1)  # from the beginning, the covariance counts in full
     return loss
 

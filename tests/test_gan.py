@@ -13,7 +13,7 @@ from tools import cells
 
 MOMENTS = {"means": np.ones((100, 32), "float32"), "covariance": np.eye(32, dtype="float32")}
 MOMENTS["scale"] = 100.0
-WEIGHTS = {"guidance": 0.5, "matching": 0.5, "spread": 1.0}
+WEIGHTS = {"guidance": 0.5, "matching": 0.5, "covariance_ratio": 1.0}
 
 
 class Score(keras.callbacks.Callback):

@@ -91,11 +91,13 @@ def test_the_teacher_s_loss_is_the_weighted_sum_of_its_terms():
         lesson.step.assign(step)
         return float(lesson(images, labels))
 
-    opinion = teacher.predict((images + 1) * 127.5, verbose=0)[labels, labels]
-    assert loss(guidance=2.0, matching=0.0) == pytest.approx(-2 * np.log(opinion).mean(), rel=1e-4)
+    probabilities = teacher.predict((images + 1) * 127.5, verbose=0)[labels, labels]
+    assert loss(guidance=2.0, matching=0.0) == pytest.approx(
+        -2 * np.log(probabilities).mean(), rel=1e-4
+    )
     means = loss(guidance=0.0, matching=1.0)
-    assert means == pytest.approx(loss(step=5, guidance=0.0, matching=1.0, spread=0.0))
-    at_5, at_10 = (loss(step, guidance=0.0, matching=1.0, spread=1.0) for step in (5, 10))
+    assert means == pytest.approx(loss(step=5, guidance=0.0, matching=1.0, covariance_ratio=0.0))
+    at_5, at_10 = (loss(step, guidance=0.0, matching=1.0, covariance_ratio=1.0) for step in (5, 10))
     assert abs(at_10 - means) > 1e-4
     assert at_10 - means == pytest.approx(2 * (at_5 - means), rel=1e-3)
 
@@ -112,25 +114,25 @@ def test_class_moments_are_those_of_the_teacher_s_scaled_features():
     np.testing.assert_allclose(moments["covariance"], np.cov(centred.T), atol=1e-4)
 
 
-def bright_generator(with_opinion=True):
+def bright_generator(with_confidence_output=True):
     """A generator of one noise value: images as bright as its teacher is sure of them."""
     noise, label = keras.Input((1,)), keras.Input((), dtype="int32")
     sure = keras.ops.sigmoid(noise)
     image = keras.ops.ones((1, 32, 32, 3)) * keras.ops.reshape(2 * sure - 1, (-1, 1, 1, 1))
-    outputs = [image, sure[:, 0]] if with_opinion else image
+    outputs = [image, sure[:, 0]] if with_confidence_output else image
     return keras.Model([noise, label], outputs)
 
 
 def test_of_several_candidates_the_surest_is_drawn():
     labels = np.repeat(np.arange(100), 2)
-    one, four, again = (gan.draw(bright_generator(), labels, 0, n) for n in (1, 4, 4))
+    one, four, again = (gan.generate(bright_generator(), labels, 0, n) for n in (1, 4, 4))
     assert (one.shape, one.dtype) == ((200, 32, 32, 3), np.uint8)
     assert (four >= one).all()  # the first candidates are the same ones
     assert np.mean(four > one) == pytest.approx(3 / 4, abs=0.1)
     np.testing.assert_array_equal(four, again)
-    np.testing.assert_array_equal(gan.draw(bright_generator(False), labels, 0, 4), one)
-    assert (gan.draw(bright_generator(), labels, 1) != one).any()
-    assert (gan.draw(bright_generator(), labels, 0, 1, "x") != one).any()
+    np.testing.assert_array_equal(gan.generate(bright_generator(False), labels, 0, 4), one)
+    assert (gan.generate(bright_generator(), labels, 1) != one).any()
+    assert (gan.generate(bright_generator(), labels, 0, 1, "x") != one).any()
 
 
 def test_a_generator_says_how_sure_its_teacher_is():
@@ -138,8 +140,8 @@ def test_a_generator_says_how_sure_its_teacher_is():
     both = gan.with_confidence(tiny_gan().average.network, teacher)
     noise, labels = np.random.default_rng(0).normal(size=(100, 4)), np.arange(100)
     images, sure = both.predict([noise, labels], verbose=0)
-    opinion = teacher.predict((images + 1) * 127.5, verbose=0)
-    assert sure == pytest.approx(opinion[labels, labels], rel=1e-4)
+    probabilities = teacher.predict((images + 1) * 127.5, verbose=0)
+    assert sure == pytest.approx(probabilities[labels, labels], rel=1e-4)
 
 
 def test_real_images_are_as_good_as_real_and_one_image_over_and_over_has_no_diversity():
@@ -172,7 +174,7 @@ def test_gan_train_is_measured_on_images_that_nothing_was_trained_on(monkeypatch
         "x_validation": "validation", "y_validation": "its labels",
         "data": SimpleNamespace(x_test="test", y_test="labels of test"),
         "judge": SimpleNamespace(score=lambda *_: {"fid": 1.0}, accuracy=0.5),
-        "draw": lambda generator, labels, seed, candidates, stream: labels,
+        "generate": lambda generator, labels, seed, candidates, stream: labels,
         "train_classifier": lambda *arguments: arguments,
     }  # fmt: skip
     space = cells.define("gan_synthetic_images", **names)

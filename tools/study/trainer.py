@@ -11,7 +11,7 @@ import core
 import utils
 from core import files, measures, records, streams, training
 from core.batches import Batches
-from core.gan import call_frozen, draw
+from core.gan import call_frozen, generate
 from core.optimizers import Adam, OneCycle
 from tools import cells, run
 from tools.study.arms import ARMS, TRIAL_SEED, Arm
@@ -42,10 +42,10 @@ class Distilled(keras.Model):
         return self.student(images, training=training)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        opinion = call_frozen(self.teacher, x)
+        probabilities = call_frozen(self.teacher, x)
         targets, outputs = (
             ops.softmax(ops.log(ops.maximum(ops.cast(each, "float32"), 1e-7)) / self.temperature)
-            for each in (opinion, y_pred)
+            for each in (probabilities, y_pred)
         )
         loss = keras.losses.categorical_crossentropy(targets, outputs)
         return self.temperature**2 * ops.mean(loss)
@@ -95,7 +95,7 @@ def gan_images(gan: str, number: int, per_class: int, candidates: int) -> tuple:
     path = records.run_folder(FOLDER) / "checkpoints" / words
     if not path.exists():
         generator = keras.saving.load_model(file)
-        images = draw(generator, labels, number, candidates, stream="study")
+        images = generate(generator, labels, number, candidates, stream="study")
         path.parent.mkdir(exist_ok=True)
         with files.atomic_write(path) as target:
             np.save(target, images)
