@@ -1,4 +1,4 @@
-"""What the three notebooks share: load, split, normalise, merge, plot. Read this file first."""
+"""Functions that all three notebooks use to load, split, normalise, merge and plot images."""
 
 import textwrap
 from collections.abc import Sequence
@@ -18,12 +18,12 @@ def split(labels: np.ndarray, validation: float = 0.1, real_fraction: float = 1.
           seed: int = 0) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
     """Return sorted, disjoint indices of training and validation images, stratified by class.
 
-    `labels` are those of the official training images (n,), of which the part `validation` is held
-    out. `real_fraction` (0 to 1) keeps that part of both, so that with fewer photographs there are
-    also fewer to validate with, but at least one image per class to train and two to validate.
-    What it keeps, a larger fraction keeps, too.
+    `labels` (n,) are those of the official training images. Of each class, the fraction
+    `validation` is held out. Then only the fraction `real_fraction` (0 to 1) of both parts is kept,
+    but at least one training image and two validation images of each class. A larger
+    `real_fraction` keeps every image that a smaller one keeps.
     """
-    rng = np.random.default_rng(seed)  # the published generators were trained on this very split
+    rng = np.random.default_rng(seed)  # the published generators were trained on this split
     train, held_out = [], []
     for label in np.unique(labels):
         indices = rng.permutation(np.flatnonzero(labels == label))
@@ -34,9 +34,9 @@ def split(labels: np.ndarray, validation: float = 0.1, real_fraction: float = 1.
 
 
 def channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return mean and variance (3,), on the scale 0 to 255, of `uint8` images (n, 32, 32, 3)."""
+    """Return each channel's mean and variance, (3,), of `uint8` images (n, 32, 32, 3)."""
     levels, mean, variance = np.arange(256), np.zeros(3), np.zeros(3)
-    for channel in range(3):  # counts need no float copy of the images
+    for channel in range(3):  # counting values avoids a float copy of the images
         counts = np.bincount(images[..., channel].ravel(), minlength=256)
         mean[channel] = np.average(levels, weights=counts)
         variance[channel] = np.average((levels - mean[channel]) ** 2, weights=counts)
@@ -49,15 +49,16 @@ def merge(images: np.ndarray, labels: np.ndarray, synthetic_images: np.ndarray,
     """Return training images and labels with `per_class` synthetic images of each class, shuffled.
 
     Images are `uint8` (n, 32, 32, 3), labels `int` (n,). With `per_class = 0` the real images are
-    returned as they are. Raises `DataError` if a class has fewer synthetic images.
+    returned as they are. Raises `DataError` if a class has fewer than `per_class` synthetic images.
     """
     if per_class == 0:
         return images, labels
     chosen = [np.flatnonzero(synthetic_labels == label)[:per_class] for label in np.unique(labels)]
     fewest = min(len(indices) for indices in chosen)
     if fewest < per_class:
-        advice = "Notebook 1 draws IMAGES_PER_CLASS of them"
-        raise DataError(f"SYNTHETIC_PER_CLASS = {per_class}: a class has only {fewest}. {advice}.")
+        advice = "Lower it, or run notebook 1 with a larger IMAGES_PER_CLASS."
+        fault = f"SYNTHETIC_PER_CLASS is {per_class}, but a class has only {fewest} GAN images."
+        raise DataError(f"{fault} {advice}")
     chosen = np.concatenate(chosen)
     images = np.concatenate([images, synthetic_images[chosen]])
     labels = np.concatenate([labels, synthetic_labels[chosen]])
@@ -66,7 +67,7 @@ def merge(images: np.ndarray, labels: np.ndarray, synthetic_images: np.ndarray,
 
 
 def plot_curves(histories: dict[str, dict], title: str, path: Path | None = None) -> None:
-    """Plot loss and accuracy by epoch, one colour per run, and save the figure to `path`."""
+    """Plot loss and accuracy by epoch, one colour per run; save the figure if there is a `path`."""
     save_figure(draw_curves(histories), title, path)
 
 
@@ -94,9 +95,11 @@ def draw_curves(histories: dict[str, dict]) -> Figure:
 
 def plot_images(images: np.ndarray, captions: Sequence[str], title: str, path: Path | None = None,
                 columns: int = 10, row_labels: Sequence[str] = ()) -> None:  # fmt: skip
-    """Draw images `uint8` (n, 32, 32, 3) in rows of `columns`, and save the figure to `path`.
+    """Show `uint8` images (n, 32, 32, 3) in rows of `columns`.
 
-    The first images get a caption, as many as there are; the rows get a label on their left.
+    The captions are placed above the images, beginning with the first one, and the row labels to
+    the left of the rows. There may be fewer captions than images. If there is a `path`, the figure
+    is saved.
     """
     rows, captioned = -(-len(images) // columns), -(-len(captions) // columns)
     size = columns + (0.6 if row_labels else 0), rows + 0.25 * captioned + 0.4
@@ -115,7 +118,7 @@ def plot_images(images: np.ndarray, captions: Sequence[str], title: str, path: P
 
 def plot_classes(images: np.ndarray, class_names: Sequence[str], title: str,
                  path: Path | None = None) -> None:  # fmt: skip
-    """Draw ten images of each of 100 classes, in order: `uint8` (1000, 32, 32, 3)."""
+    """Show ten images of each of 100 classes: `uint8` (1000, 32, 32, 3), ordered by class."""
     figure, axes = plt.subplots(1, 4, figsize=(15, 7), layout="constrained")
     blocks = images.reshape(4, 25, 10, 32, 32, 3).transpose(0, 1, 3, 2, 4, 5)
     for i, (axis, block) in enumerate(zip(axes, blocks, strict=True)):

@@ -24,7 +24,7 @@ def claim(folder: Path) -> None:
     """Lock `folder` for this process until it ends or calls `release`.
 
     Workers other than the first do nothing. Raises `CheckpointError` if another process holds the
-    lock, or if the folder cannot be written. Only warns if the file system has no locks.
+    lock, or if the folder cannot be written to. If the file system has no locks, this only warns.
     """
     if not devices.is_chief():
         return
@@ -35,23 +35,29 @@ def claim(folder: Path) -> None:
         if not lock.is_locked:
             lock.acquire(blocking=False)
     except filelock.Timeout as error:
-        words = "is in use by another run of this notebook. Wait for it, or shut its kernel down."
-        raise CheckpointError(f"{folder} {words}") from error
+        advice = "Wait for it to finish, or shut down its kernel."
+        message = f"{folder} is in use by another run of this notebook. {advice}"
+        raise CheckpointError(message) from error
     except OSError as error:
         if error.errno not in NO_LOCKS:
-            raise CheckpointError(f"{folder} cannot be written: {error}") from error
-        words = "The file system has no locks, so a second run of this notebook goes undetected"
-        warnings.warn(f"{folder}: {words}.", stacklevel=2)
+            advice = "Check its permissions and the free space on its disk."
+            message = f"The folder {folder} cannot be written to ({error}). {advice}"
+            raise CheckpointError(message) from error
+        message = "The file system has no locks, so a second run of this notebook goes undetected."
+        warnings.warn(f"{message} Do not start one in {folder}.", stacklevel=2)
 
 
 def release(folder: Path) -> None:
-    """Unlock `folder`, and the folders within it, after `claim`."""
+    """Release the locks that `claim` took on `folder` and on the folders in it."""
     for path in [path for path in _locks if path.is_relative_to(Path(folder).resolve())]:
         _locks.pop(path).release()
 
 
 def write(folder: Path, state: dict) -> None:
-    """Write a state to `folder`/<epoch>.npz and remove old ones. A full disk is only warned of."""
+    """Write `state` to `folder`/<epoch>.npz and remove older checkpoints.
+
+    If the file cannot be written, for example because the disk is full, this only warns.
+    """
     if not devices.is_chief():
         return
     path = folder / f"{state['epoch']:05d}.npz"
@@ -63,12 +69,12 @@ def write(folder: Path, state: dict) -> None:
             np.savez(file, state=np.frombuffer(rest.encode(), np.uint8), **arrays)
         remove(folder, CHECKPOINTS_KEPT)
     except OSError as error:
-        words = f"Could not write the checkpoint {path}: {error}. Training continues without it."
-        warnings.warn(words, stacklevel=2)
+        message = f"Could not write the checkpoint {path}: {error}. Training continues without it."
+        warnings.warn(message, stacklevel=2)
 
 
 def read(path: Path) -> dict:
-    """Return the state in a checkpoint file. Its checksums make any damage raise an exception."""
+    """Return the state in a checkpoint file. Raises an exception if its checksums show damage."""
     with np.load(path, allow_pickle=False) as file:
         state = json.loads(file["state"].tobytes())
         state["arrays"] = {"model": [], "optimizer": [], "best": []}
@@ -85,7 +91,8 @@ def newest(folder: Path) -> dict | None:
             return read(path)
         except Exception as error:  # a damaged archive can raise anything
             reason = f"{type(error).__name__}: {error}"
-            warnings.warn(f"{path} is damaged ({reason}); trying the one before it", stacklevel=4)
+            message = f"The checkpoint {path} is damaged ({reason}); trying the previous one"
+            warnings.warn(message, stacklevel=4)
     return None
 
 

@@ -17,7 +17,7 @@ from core.files import atomic_write
 
 WEIGHTS = "model.weights.h5"  # inside a .keras file, which is a zip archive
 CLASS_NAMES = "class_names.json"  # added by this project; Keras ignores it
-# Entries of configurations, with their defaults, that Keras writes after 3.8 and that 3.8 rejects.
+# Entries of configurations, with their defaults, that Keras after 3.8 writes and 3.8 rejects.
 NEW_SINCE_KERAS_3_8 = {
     "quantization_config": None, "input_axes": None, "output_axes": None, "ragged": False,
     "renorm": False, "renorm_clipping": None, "renorm_momentum": 0.99,
@@ -25,7 +25,7 @@ NEW_SINCE_KERAS_3_8 = {
 
 
 class NetworkError(RuntimeError):
-    """Raised if a network could not be saved or evaluated after training; the message says why."""
+    """Raised before training if a network could not be saved or evaluated; it says why."""
 
 
 def check_classifier(model: keras.Model) -> None:
@@ -39,36 +39,39 @@ def check_classifier(model: keras.Model) -> None:
         with tempfile.TemporaryDirectory() as folder:
             loaded = keras.saving.load_model(save(model, Path(folder) / "untrained.keras"))
         outputs = [each(images, training=False) for each in (model, loaded)]
-        expected, answers = map(keras.ops.convert_to_numpy, outputs)
+        expected, actual = map(keras.ops.convert_to_numpy, outputs)
     except Exception as error:  # Keras raises exceptions of many types
         reason = str(error).partition("\n")[0]
         raise NetworkError(
-            f"This network could not be saved after training ({reason}). Use Keras layers and "
-            "keras.ops functions rather than Lambda or a subclass of Model, and decorate your own "
-            "layer classes with @keras.saving.register_keras_serializable()."
+            f"This network cannot be saved and loaded, so it is not trained ({reason}). Use Keras "
+            "layers and keras.ops functions rather than Lambda or a subclass of Model, and "
+            "decorate your own layers with @keras.saving.register_keras_serializable()."
         ) from error
-    if not np.allclose(answers, expected, rtol=0.25, atol=1e-4):  # the model may use bfloat16
+    if not np.allclose(actual, expected, rtol=0.25, atol=1e-4):  # the model may use bfloat16
         raise NetworkError(
-            "After saving and loading, this network has different outputs. Does get_config of your "
-            "own layer return all of its arguments?"
+            "This network gives different outputs after it was saved and loaded. Check that "
+            "get_config of each layer of your own returns all arguments of its constructor."
         )
     if (expected < 0).any() or not np.allclose(expected.sum(axis=-1), 1, atol=1e-3):
         raise NetworkError(
-            "The outputs of this network are not probabilities, which the loss and the measures "
-            "need: some are negative, or they do not add up to 1. Is the softmax of the last layer "
-            "missing?"
+            "The outputs of this network are not probabilities, which the loss and the metrics "
+            "need: some are negative, or they do not add up to 1. Check that the last layer has a "
+            "softmax activation."
         )
 
 
 def save(model: keras.Model, path: Path, class_names: Sequence[str] = ()) -> Path:
-    """Save a network and its class names for plain Keras: float16, no optimiser. Return `path`."""
+    """Save a network for plain Keras, with float16 weights and its class names; return `path`.
+
+    The state of its optimiser is not saved.
+    """
     with tempfile.TemporaryDirectory() as folder:
         full = Path(folder) / "full.keras"
         in_keras_layers(model).save(full)
         with zipfile.ZipFile(full) as archive:
             files = {name: archive.read(name) for name in archive.namelist()}
     files[WEIGHTS] = _in_float16(files[WEIGHTS])
-    config = json.loads(files["config.json"], object_hook=_for_older_keras)  # at every level
+    config = json.loads(files["config.json"], object_hook=_for_older_keras)
     files["config.json"] = json.dumps(config)
     files[CLASS_NAMES] = json.dumps(list(class_names))
     with atomic_write(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -80,12 +83,13 @@ def save(model: keras.Model, path: Path, class_names: Sequence[str] = ()) -> Pat
 def class_names(path: Path) -> list[str]:
     """Return the class names in a network's file. Raises `DataError` if it has none."""
     if not path.is_file():
-        raise DataError(f"{path}: no such file")
+        raise DataError(f"There is no file {path}. Train a network first, or check the path.")
     try:
         with zipfile.ZipFile(path) as archive:
             names = json.loads(archive.read(CLASS_NAMES))
     except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path} contains no class names: {error}") from error
+        advice = "Save the network with core.export.save."
+        raise DataError(f"{path} contains no class names ({error}). {advice}") from error
     return names
 
 
@@ -97,19 +101,24 @@ def _for_older_keras(config: dict) -> dict:
 
 def in_keras_layers(model: keras.Model) -> keras.Model:
     """Return an uncompiled float32 copy with Keras's layers in place of those of core/layers.py."""
-    ends = [each if len(each) > 1 else each[0] for each in (model.inputs, model.outputs)]
-    uncompiled = keras.Model(*ends, name=model.name)  # a Sequential has no `input` of its own
+    inputs_and_outputs = [
+        each if len(each) > 1 else each[0] for each in (model.inputs, model.outputs)
+    ]
+    uncompiled = keras.Model(
+        *inputs_and_outputs, name=model.name
+    )  # a Sequential has no `input` of its own
     portable = keras.models.clone_model(uncompiled, clone_function=_in_float32, recursive=True)
     portable.set_weights(model.get_weights())
     return portable
 
 
 def _in_float32(layer):
-    kind = next(kind for kind in type(layer).__mro__ if kind.__module__ != layers.__name__)
+    classes = type(layer).__mro__
+    layer_class = next(each for each in classes if each.__module__ != layers.__name__)
     config = layer.get_config()
     if isinstance(layer, keras.Layer) and not isinstance(layer, keras.layers.InputLayer):
         config["dtype"] = "float32"
-    return kind.from_config(config)
+    return layer_class.from_config(config)
 
 
 def _in_float16(weights: bytes) -> bytes:

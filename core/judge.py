@@ -20,9 +20,10 @@ from core.optimizers import Adam
 
 
 def build_classifier(channels: int) -> keras.Model:
-    """Return a small classifier of 100 classes for float images (n, 32, 32, 3) from 0 to 255.
+    """Return a small 100-class classifier for float images (n, 32, 32, 3) from 0 to 255.
 
-    `channels` is the width of its first convolution. Its layer "features" is used for the scores.
+    `channels` is the width of the first convolution. The scores of GAN images are computed from the
+    outputs of the layer "features".
     """
     image = keras.Input((32, 32, 3), name="image")
     x = layers.Rescaling(1 / 127.5, offset=-1)(image)
@@ -38,7 +39,7 @@ def build_classifier(channels: int) -> keras.Model:
 def train_classifier(
     images: np.ndarray, labels: np.ndarray, folder: Path, epochs: int, seed: int, channels: int = 32
 ) -> keras.Model:
-    """Train a classifier on `uint8` images (n, 32, 32, 3) and `int` labels, saved in `folder`."""
+    """Train a classifier on `uint8` images (n, 32, 32, 3); `folder` is for its checkpoints."""
     strategy = devices.strategy()
     batches = Batches(images, labels, 64 * strategy.num_replicas_in_sync, seed=seed)
     rate = keras.optimizers.schedules.CosineDecay(2e-3, epochs * len(batches))
@@ -51,9 +52,10 @@ def train_classifier(
 
 
 class Judge:
-    """Compares generated images with real ones, on which the classifier was not trained.
+    """Scores generated images by comparing them with real ones in a classifier's features.
 
-    The real images are `uint8` (n, 32, 32, 3) with labels `int` (n,).
+    The real images, `uint8` (n, 32, 32, 3) with `int` labels (n,), must not be among those that the
+    classifier was trained on.
     """
 
     def __init__(self, classifier: keras.Model, images: np.ndarray, labels: np.ndarray):
@@ -69,11 +71,12 @@ class Judge:
         return features, probabilities.argmax(axis=1)
 
     def score(self, images: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-        """Return the scores of generated `uint8` images (n, 32, 32, 3), drawn for `labels` (n,).
+        """Return the scores of `uint8` images (n, 32, 32, 3), generated for `labels` (n,).
 
-        `fid` is the Fréchet distance to the real images, `gan_test` the fraction (0 to 1) that is
-        classified as the requested class, and `diversity` the mean feature distance between two
-        images of a class, divided by that of real images.
+        `fid` is the Fréchet distance to the real images in the features of this classifier, not of
+        Inception. `gan_test` is the fraction (0 to 1) that is classified as the requested class
+        (Shmelkov et al., 2018), and `diversity` the mean feature distance between two images of a
+        class, divided by that of real images.
         """
         features, predicted = self.classify(images)
         return {
@@ -99,7 +102,7 @@ class Scorer(keras.callbacks.Callback):
 class EpochPictures(LiveFigure):
     """After each epoch, generates one image per label from the same noise and saves the images.
 
-    In Jupyter, a figure shows them during training. `training.fit` sets the folder of the files.
+    In Jupyter, a figure shows them during training. `training.fit` sets `folder`, where they are.
     """
 
     def __init__(self, labels: np.ndarray, class_names: Sequence[str], seed: int):
@@ -114,16 +117,16 @@ class EpochPictures(LiveFigure):
                 np.save(file, images)
         super().on_epoch_end(epoch, logs)
 
-    def figure(self, most: int = 8) -> Figure:
-        """Return a figure with one row of images per epoch, for at most `most` of the epochs."""
+    def figure(self, max_rows: int = 8) -> Figure:
+        """Return a figure with one row of images per epoch, for at most `max_rows` epochs."""
         paths = sorted(self.folder.glob("pictures-*.npy"))
-        places = np.unique(np.linspace(0, len(paths) - 1, min(most, len(paths))).astype(int))
-        rows = [np.concatenate(list(np.load(paths[place])), axis=1) for place in places]
+        indices = np.unique(np.linspace(0, len(paths) - 1, min(max_rows, len(paths))).astype(int))
+        rows = [np.concatenate(list(np.load(paths[index])), axis=1) for index in indices]
         size = 0.85 * len(self.labels) + 1, 0.85 * len(rows) + 0.8
         figure, axis = plt.subplots(figsize=size, layout="constrained")
         axis.imshow(np.concatenate(rows))
         axis.set_xticks(16 + 32 * np.arange(len(self.names)), self.names, fontsize=8)
-        axis.set_yticks(16 + 32 * np.arange(len(rows)), [f"epoch {place + 1}" for place in places])
+        axis.set_yticks(16 + 32 * np.arange(len(rows)), [f"epoch {index + 1}" for index in indices])
         axis.tick_params(length=0)
         return figure
 
@@ -133,7 +136,7 @@ def draw_history(history: dict[str, list]) -> Figure:
     panels = {
         "loss (epoch mean)": {"discriminator": "d_loss", "generator": "g_loss"},
         "Fréchet distance": {"to the validation images": "fid"},
-        "share": {"GAN-test": "gan_test", "diversity": "diversity"},
+        "fraction or ratio": {"GAN-test": "gan_test", "diversity": "diversity"},
     }
     figure, axes = plt.subplots(1, 3, figsize=(11, 3.2), layout="constrained")
     for axis, (ylabel, curves) in zip(axes, panels.items(), strict=True):
@@ -147,11 +150,11 @@ def draw_history(history: dict[str, list]) -> Figure:
 
 
 def find_nearest(images: np.ndarray, references: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the distance (n,) of each image to its nearest reference, and the index (n,) of that.
+    """Return each image's distance (n,) to its nearest reference, and the reference's index (n,).
 
-    The distance is Euclidean: the smaller of those of the image and of its mirror image.
+    The distance is Euclidean, of the image or its mirror image, whichever is closer.
     """
-    straight = measures.nearest(images, references)
-    mirrored = measures.nearest(images[:, :, ::-1], references)
-    closer = straight[0] <= mirrored[0]
-    return np.where(closer, straight[0], mirrored[0]), np.where(closer, straight[1], mirrored[1])
+    original = measures.nearest(images, references)
+    flipped = measures.nearest(images[:, :, ::-1], references)
+    closer = original[0] <= flipped[0]
+    return np.where(closer, original[0], flipped[0]), np.where(closer, original[1], flipped[1])

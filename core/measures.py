@@ -1,4 +1,4 @@
-"""Measures of classifiers and of GAN images."""
+"""Metrics for classifiers and for GAN images."""
 
 import keras
 import numpy as np
@@ -9,17 +9,17 @@ from core.cifar100 import Dataset
 
 
 def scores(probabilities: np.ndarray, labels: np.ndarray) -> dict:
-    """Return test accuracy, top-5 accuracy, loss (nats) and accuracy per class, as in a record.
+    """Return test accuracy, top-5 accuracy, loss (nats) and accuracy per class, as in records.
 
     `probabilities` are (n, classes) and `labels` `int` (n,). Accuracies lie between 0 and 1.
     """
-    of_label = probabilities[np.arange(len(labels)), labels]
-    rank = (probabilities > of_label[:, None]).sum(1)
+    true_probability = probabilities[np.arange(len(labels)), labels]
+    rank = (probabilities > true_probability[:, None]).sum(1)
     predicted = probabilities.argmax(1)
     return {
         "test_accuracy": float((predicted == labels).mean()),
         "test_top5": float((rank < 5).mean()),
-        "test_loss": float(-np.log(np.maximum(of_label, 1e-7)).mean()),
+        "test_loss": float(-np.log(np.maximum(true_probability, 1e-7)).mean()),
         "test_by_class": class_accuracy(predicted, labels, probabilities.shape[1]).tolist(),
     }
 
@@ -32,14 +32,14 @@ def evaluate(model: keras.Model, data: Dataset, train: np.ndarray, validation: n
     reads the test images, so call it only once, at the end.
     """
     train = train[:10_000]
-    straight = model.predict(data.x_test, batch_size=500, verbose=0)
-    mirrored = model.predict(data.x_test[:, :, ::-1], batch_size=500, verbose=0)
+    original = model.predict(data.x_test, batch_size=500, verbose=0)
+    flipped = model.predict(data.x_test[:, :, ::-1], batch_size=500, verbose=0)
     measured = {
         "train_accuracy": accuracy(model, data.x_train[train], data.y_train[train]),
         "val_accuracy": accuracy(model, data.x_train[validation], data.y_train[validation]),
-        "test_flip_accuracy": float(((straight + mirrored).argmax(1) == data.y_test).mean()),
+        "test_flip_accuracy": float(((original + flipped).argmax(1) == data.y_test).mean()),
     }
-    return measured | scores(straight, data.y_test), straight
+    return measured | scores(original, data.y_test), original
 
 
 def accuracy(model: keras.Model, images: np.ndarray, labels: np.ndarray) -> float:
@@ -55,7 +55,10 @@ def class_accuracy(predicted: np.ndarray, labels: np.ndarray, classes: int = 100
 
 def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
     """Return the Fréchet distance between two sets of features (n, d) (Heusel et al., 2017)."""
-    a, b = np.asarray(a, "float64"), np.asarray(b, "float64")  # long sums in bfloat16 stop growing
+    a, b = (
+        np.asarray(a, "float64"),
+        np.asarray(b, "float64"),
+    )  # long sums in bfloat16 lose precision
     covariance_a, covariance_b = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
     values, vectors = np.linalg.eigh(covariance_a)
     root = vectors * np.sqrt(np.clip(values, 0, None)) @ vectors.T
@@ -74,26 +77,26 @@ def pair_distances(features: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def nearest(queries: np.ndarray, references: np.ndarray, chunk: int = 5000) -> tuple:
-    """Return each query's Euclidean distance (n,) to its nearest reference, and its index (n,)."""
+    """Return each query's Euclidean distance (n,) to its nearest reference, and that index."""
     queries = queries.reshape(len(queries), -1).astype("float32")
     references = references.reshape(len(references), -1)
     best, index = np.full(len(queries), np.inf), np.zeros(len(queries), int)
     for start in range(0, len(references), chunk):
         part = references[start : start + chunk].astype("float32")
-        squares = (part**2).sum(1) - 2 * queries @ part.T  # without each query's constant square
+        squares = (part**2).sum(1) - 2 * queries @ part.T  # squared distances minus |query|²
         found, smallest = squares.argmin(1), squares.min(1)
         index = np.where(smallest < best, start + found, index)
         best = np.minimum(smallest, best)
     return np.linalg.norm(queries - references[index].astype("float32"), axis=1), index
 
 
-def memorised_share(generated: np.ndarray, real: np.ndarray) -> float:
-    """Return the fraction of `generated` that lies below the 1 % quantile of `real`.
+def memorised_share(generated_distances: np.ndarray, real_distances: np.ndarray) -> float:
+    """Return the fraction of generated distances below the 1 % quantile of the real ones.
 
-    Both are distances (n,) to the nearest training image, of generated images and of real images
-    that were not used for training. If nothing was memorised, the fraction is about 0.01.
+    These are the distances (n,) from generated images, and from real images that were not used for
+    training, to the nearest training image. If nothing was memorised, the fraction is about 0.01.
     """
-    return float((np.asarray(generated) < np.quantile(real, 0.01)).mean())
+    return float((np.asarray(generated_distances) < np.quantile(real_distances, 0.01)).mean())
 
 
 def mean_and_interval(values: np.ndarray, confidence: float = 0.95) -> tuple[float, float]:

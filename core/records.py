@@ -49,7 +49,7 @@ def environment() -> dict:
 
 
 def _commit() -> str | None:
-    """Return the commit or None outside git; "-dirty-" and a digest show uncommitted changes."""
+    """Return the current commit, or None outside git; "-dirty-..." marks uncommitted changes."""
     code = ("--", "*.py", "notebooks", "requirements.txt", "recipes.toml")
     head = _git("rev-parse", "--short", "HEAD")
     changes = _git("status", "--porcelain", *code) + _git("diff", "HEAD", *code)
@@ -58,8 +58,8 @@ def _commit() -> str | None:
     return f"{head}-dirty-{hashlib.sha256(changes.encode()).hexdigest()[:8]}" if changes else head
 
 
-def _git(*words: str) -> str:
-    command = ["git", "-C", str(core.ROOT), *words]
+def _git(*arguments: str) -> str:
+    command = ["git", "-C", str(core.ROOT), *arguments]
     try:
         return subprocess.run(command, capture_output=True, encoding="utf-8").stdout.strip()
     except OSError:  # git is not installed
@@ -74,7 +74,7 @@ def write(folder: Path, name: str, **record) -> Path:
     """
     record = {"name": name} | record | environment()
     if missing := REQUIRED - record.keys():
-        raise ValueError(f"the record {name} lacks {', '.join(sorted(missing))}")
+        raise ValueError(f"The record {name} has no {', '.join(sorted(missing))}")
     path = folder / f"{name}.json"
     with atomic_write(path) as file:
         file.write(json.dumps(record, indent=1, allow_nan=False).encode())
@@ -95,11 +95,11 @@ def read_json(path: Path, keys: Set[str] = frozenset()) -> dict:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(value, dict):
-            raise ValueError(f"found {type(value).__name__}")
+            raise ValueError(f"it is a {type(value).__name__}, not an object")
         if missing := keys - value.keys():
-            raise ValueError(f"it lacks {', '.join(sorted(missing))}")
+            raise ValueError(f"it has no {', '.join(sorted(missing))}")
     except (ValueError, OSError, RecursionError) as error:
-        raise DataError(f"{path}: expected a JSON object: {error}") from error
+        raise DataError(f"{path} is not a usable JSON file: {error}. Delete it.") from error
     return value
 
 
@@ -110,28 +110,28 @@ def read_all(folder_name: str) -> list[dict]:
     """
     published, own = read(folder_name, published=True), read(folder_name)
     for name in own.keys() & published.keys():
-        ours, theirs = own[name], published[name]
-        if all(ours.get(key) == theirs.get(key) for key in ("history", "test_accuracy")):
+        mine, other = own[name], published[name]
+        if all(mine.get(key) == other.get(key) for key in ("history", "test_accuracy")):
             del own[name]
     sources = (("published", published), ("yours", own))
-    return [each | {"source": source} for source, made in sources for each in made.values()]
+    return [each | {"source": source} for source, group in sources for each in group.values()]
 
 
 def find(folder_name: str, file_name: str) -> Path:
-    """Return the path of this machine's file, or else of the published one. Raises `DataError`."""
+    """Return the path of a file in runs/ or else in results/. Raises `DataError` if not found."""
     folders = run_folder(folder_name), core.ROOT / "results" / folder_name
     for folder in folders:
         if (folder / file_name).exists():
             return folder / file_name
     places = " or ".join(map(str, folders))
-    raise DataError(f"no {file_name} in {places}: run the notebook with TRAIN = True first")
+    raise DataError(f"There is no {file_name} in {places}. Run the notebook that trains it first.")
 
 
 def image_manifest(folder_name: str, run: str, **changes) -> dict:
-    """Return the entries that a manifest of GAN images takes from the record of the GAN.
+    """Return the entries of a GAN's record that the manifest of its images repeats.
 
-    `changes` are the parameters that differ when the images are drawn. Raises `DataError` if the
-    generator's file is not the one in the record.
+    `changes` are the parameters that differ when the images are generated. Raises `DataError` if
+    the checksum of the generator's file is not the one in the record.
     """
     record = read_json(find(folder_name, f"{run}.json"))
     generator = find(folder_name, f"{run}_generator.keras")

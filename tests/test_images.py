@@ -54,8 +54,8 @@ def test_all_faults_are_named_at_once(folder, tmp_path):
     Image.new("1", (9999, 8500)).save(folder / "crab" / "bomb.png")
     with pytest.raises(DataError) as error:
         synthetic.load(folder, NAMES)
-    faults = ("no such class: not a", "empty.png", "text.png", "cut.png", "circle.png", "9999x8500")
-    for words in ("7 unusable entries, 6 images", "link.png: expected an image, found a", *faults):
+    faults = ("no such class is not", "empty.png", "text.png", "cut.png", "circle.png", "9999x8500")
+    for words in ("7 unusable entries, 6 images", "link.png is a link, not an image", *faults):
         assert words in str(error.value)
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="0 unusable entries, 0 images. Run notebook 1 with"):
@@ -68,8 +68,8 @@ def test_folders_named_by_numbers_or_linked_get_the_names_that_are_expected(tmp_
     (tmp_path / "own" / "bear").symlink_to(tmp_path / "own" / "0")
     with pytest.raises(DataError) as error:
         synthetic.load(tmp_path / "own", NAMES)
-    assert f"0 images. Expected folders named {', '.join(NAMES)}\n" in str(error.value)
-    assert "bear: not a class folder, or a link to one" in str(error.value)
+    assert f"0 images. Expected folders named {', '.join(NAMES)}.\n" in str(error.value)
+    assert "bear is not a folder named after a class, or is a link" in str(error.value)
     assert "notebook 1" not in str(error.value)
 
 
@@ -89,7 +89,7 @@ def test_images_other_than_the_manifests_are_refused(folder):
     pixels = np.array(Image.open(path))
     pixels[3, 4, 1] ^= 1
     Image.fromarray(pixels).save(path)
-    with pytest.raises(DataError, match="manifest.json describes other images.*delete it"):
+    with pytest.raises(DataError, match="manifest.json describes other images.*delete this file"):
         synthetic.load(folder, NAMES)
 
 
@@ -153,7 +153,7 @@ def test_a_readers_own_images_are_preferred_unless_asked_otherwise(project):
     published = project / "synthetic_images" / "cifar100-0.1"
     own = project / "synthetic_images" / "runs" / "cifar100-0.1"
     for source in ("auto", "own", "published"):
-        with pytest.raises(DataError, match="no GAN images in .*-0.1. Run notebook 1"):
+        with pytest.raises(DataError, match="There are no GAN images in .*-0.1. Run notebook 1"):
             synthetic.choose("cifar100-0.1", source)
     published.mkdir(parents=True)
     assert synthetic.choose("cifar100-0.1") == (published, "the published ones")

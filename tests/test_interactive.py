@@ -93,7 +93,7 @@ def test_a_picture_is_classified_by_the_published_network_or_by_a_given_one(
         with pytest.raises(SystemExit, match=words):
             classified(*arguments)
 
-    refused("published.keras: no such file")
+    refused("There is no file .*published.keras")
     export.save(network(100), classify.NETWORK, datasets.class_names("cifar100"))
     title, *likely = classified()
     assert "the most likely of the network's 100 classes" in title

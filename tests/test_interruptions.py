@@ -53,7 +53,7 @@ def test_a_file_system_without_locks_costs_a_warning_and_not_the_run(tmp_path, m
         checkpoints.claim(tmp_path)
     checkpoints.release(tmp_path)
     monkeypatch.setattr(filelock.FileLock, "acquire", mock.Mock(side_effect=OSError(30, "full")))
-    with pytest.raises(checkpoints.CheckpointError, match="cannot be written"):
+    with pytest.raises(checkpoints.CheckpointError, match="cannot be written to"):
         checkpoints.claim(tmp_path)
 
 
@@ -69,7 +69,7 @@ def test_a_second_run_is_refused_at_once_and_touches_nothing(tmp_path):
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "results").write_text("a file where a folder should be", encoding="utf-8")
-    with pytest.raises(checkpoints.CheckpointError, match=r"results.* cannot be written"):
+    with pytest.raises(checkpoints.CheckpointError, match=r"results.* cannot be written to"):
         checkpoints.claim(tmp_path / "results" / "run")
     if not hasattr(os, "geteuid") or os.geteuid() != 0:
         return  # only root can give up its right to write everywhere
@@ -77,7 +77,7 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "run").mkdir(mode=0o755)
     os.seteuid(65534)
     try:
-        with pytest.raises(checkpoints.CheckpointError, match=r"run cannot be written: .*denied"):
+        with pytest.raises(checkpoints.CheckpointError, match=r"cannot be written to \(.*denied"):
             checkpoints.claim(tmp_path / "run")
     finally:
         os.seteuid(0)

@@ -58,7 +58,7 @@ def test_publishing_copies_what_was_run_and_can_be_repeated(tmp_path):
     command = [sys.executable, "-B", "-c", script]
     done = subprocess.run(command, cwd=clone, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "not published" not in done.stdout
+    assert "is not published" not in done.stdout
     for path in once.rglob("*"):
         again = clone / path.relative_to(once)
         assert path.is_dir() or path.read_bytes() == again.read_bytes()
@@ -104,7 +104,7 @@ def test_images_and_a_network_are_published_only_on_request(project, monkeypatch
 
 
 def test_a_notebook_of_other_or_unfinished_code_is_not_published(tmp_path, capsys):
-    other = "the current notebook has different code"
+    other = "the notebook now has different code"
     unfinished, uncommitted = "the run failed or did not finish", "its code was not committed"
     dirty = [nbformat.v4.new_output("stream", text="'commit': 'abc-dirty-12345678'")]
     parameters = nbformat.v4.new_code_cell("EPOCHS = 3", execution_count=4)
@@ -120,7 +120,7 @@ def test_a_notebook_of_other_or_unfinished_code_is_not_published(tmp_path, capsy
         nbformat.write(notebook, path)
         shutil.copy(RESNET, tmp_path)
         publish.publish_notebook(path, tmp_path / RESNET.name)
-        assert capsys.readouterr().out == f"executed.ipynb: not published: {words}\n"
+        assert capsys.readouterr().out == f"executed.ipynb is not published, because {words}\n"
         assert (tmp_path / RESNET.name).read_bytes() == RESNET.read_bytes()
 
 
@@ -151,7 +151,7 @@ def test_only_runs_of_a_named_scale_and_of_committed_code_are_published(
     used = cells.parameters("vgg16_with_gan") | parameters
     write(tmp_path / "vgg16.json", notebook="vgg16_with_gan", commit=commit, parameters=used)
     assert publish.is_publishable(tmp_path / "vgg16.json") == published
-    assert ("vgg16.json: not published: " in capsys.readouterr().out) != published
+    assert ("vgg16.json is not published, because " in capsys.readouterr().out) != published
 
 
 def test_figures_of_seed_0_alone_and_all_generators_are_published(tmp_path, monkeypatch):

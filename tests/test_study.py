@@ -43,7 +43,7 @@ def test_holm_and_the_verdicts_follow_the_plan():
     assert report.holm([0.5, 0.6]) == [1.0, 1.0]
     assert report.verdict(0.01, 0.2, 3.0) == "helps"
     assert report.verdict(0.01, -3.0, -0.2) == "harms"
-    assert report.verdict(0.3, -0.9, 0.6) == "no difference worth having"
+    assert report.verdict(0.3, -0.9, 0.6) == "no relevant difference"
     assert report.verdict(0.3, -1.2, 0.6) == "open"
 
 

@@ -2,7 +2,7 @@
 
 Records, figures and generators go from runs/ to results/, and executed notebooks, without real
 images, to notebooks/. The tables of the README and the docs are updated. GAN images and classifiers
-are copied only on request, because they stay in every clone permanently. No other program changes
+are copied only on request, because they enlarge every clone permanently. No other program changes
 published files.
 """
 
@@ -33,11 +33,15 @@ GALLERY = (  # classes in the README's figure
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--images", action="store_true", help="also publish notebook 1's images")
-    parser.add_argument("--network", action="store_true", help="also publish that of make best")
+    parser.add_argument(
+        "--images", action="store_true", help="also publish the GAN images of notebook 1"
+    )
+    parser.add_argument(
+        "--network", action="store_true", help="also publish the network of make best"
+    )
     arguments = parser.parse_args()
     runs, results = core.ROOT / "runs" / "cifar100", core.ROOT / "results" / "cifar100"
-    for folder_name in ("cifar100", "cifar100-0.1"):  # the study has GANs trained on a tenth
+    for folder_name in ("cifar100", "cifar100-0.1"):  # the latter has GANs for the study
         copy_results(core.ROOT / "runs" / folder_name, core.ROOT / "results" / folder_name)
     for path in sorted((core.ROOT / "runs" / "study").glob("*.json")):
         if is_committed(read_json(path)):
@@ -68,7 +72,7 @@ def copy_results(runs: Path, results: Path):
     files = [*published, runs / "comparison.png", runs / "pairs.png"]
     for path in published:
         files.append(runs / f"{path.stem}_generator.keras")
-        if read_json(path)["seed"] == 0:  # its figures are named after it and one more word
+        if read_json(path)["seed"] == 0:  # its figures are named <record>_<word>.png
             ends = [each.stem.removeprefix(path.stem) for each in runs.glob(f"{path.stem}_*.png")]
             files += [runs / f"{path.stem}{end}.png" for end in ends if end.count("_") == 1]
     for path in files:
@@ -79,28 +83,32 @@ def copy_results(runs: Path, results: Path):
 def is_publishable(path: Path) -> bool:
     """Return whether a record may be published; if not, print a message.
 
-    It may if its code was committed and if its parameters are the defaults or those of a recipe. It
-    may not if a user's own picture was classified: the path and the picture would be published.
+    A record may be published if its code was committed and if its parameters are the defaults or
+    those of a recipe, but not if a user's own picture was classified, which would be published too.
     """
     record = read_json(path)
     own, defaults = record["parameters"], cells.parameters(record["notebook"])
-    scales = [{}]  # changes of the defaults: first none, then those of each recipe
+    settings = [{}]  # changes to the defaults: first none, then those of each recipe
     for recipe in run.recipes().values():
         if record["notebook"] in recipe.get("notebooks", ()):
-            scales.append(run.changes(recipe, record["notebook"]))
-    named = any(is_same_scale(own, defaults | changes) for changes in scales)
-    if named and is_committed(record) and not own.get("PICTURE"):
-        return True
-    print(f"{path.name}: not published: its parameters are neither the defaults nor a recipe's, "
-          "its code was not committed, or it shows your picture")  # fmt: skip
-    return False
+            settings.append(run.changes(recipe, record["notebook"]))
+    reason = ""
+    if not any(matches_settings(own, defaults | changes) for changes in settings):
+        reason = "its parameters are neither the defaults nor those of a recipe"
+    elif not is_committed(record):
+        reason = "its code was not committed: commit it and run it again"
+    elif own.get("PICTURE"):
+        reason = "it shows your own picture: run it again without PICTURE"
+    if reason:
+        print(f"{path.name} is not published, because {reason}")
+    return not reason
 
 
-def is_same_scale(own: dict, scale: dict) -> bool:
-    """Return whether a run's `own` parameters are those of a scale, apart from the seed."""
-    compared = scale.keys() - {*NOT_IN_TRAINING, "SEED"}
-    same = all(own.get(name) == scale[name] for name in compared)
-    return same and own["RUN"] == run.run_name_of_seed(scale["RUN"], own["SEED"])
+def matches_settings(own: dict, settings: dict) -> bool:
+    """Return whether a run's `own` parameters are these settings, apart from the seed."""
+    compared = settings.keys() - {*NOT_IN_TRAINING, "SEED"}
+    same = all(own.get(name) == settings[name] for name in compared)
+    return same and own["RUN"] == run.run_name_of_seed(settings["RUN"], own["SEED"])
 
 
 def is_committed(record: dict) -> bool:
@@ -111,18 +119,21 @@ def is_committed(record: dict) -> bool:
 def publish_notebook(executed: Path, target: Path):
     """Copy the outputs of an executed notebook to the published one, `target`, or print why not.
 
-    Text and comments may have been edited since it was executed, but not code. Outputs that show
-    real images, and standard error, where TensorFlow prints messages at its start, are left out.
+    Text and comments may have been edited since the notebook was executed, but not code. Outputs
+    that show real images are left out, as is standard error, where TensorFlow prints messages when
+    it starts.
     """
-    made, notebook = (nbformat.read(path, 4) for path in (executed, target))
-    new, old = map(cells.code_cells, (made, notebook))
-    failed = made.metadata.get("papermill", {}).get("exception")
+    done, notebook = (nbformat.read(path, 4) for path in (executed, target))
+    new, old = map(cells.code_cells, (done, notebook))
+    failed = done.metadata.get("papermill", {}).get("exception")
     if failed or not all(cell.execution_count for cell in new):
-        return print(f"{executed.name}: not published: the run failed or did not finish")
+        return print(f"{executed.name} is not published, because the run failed or did not finish")
     if "-dirty-" in str([cell.outputs for cell in new]):
-        return print(f"{executed.name}: not published: its code was not committed")
+        return print(f"{executed.name} is not published, because its code was not committed")
     if [code(cell) for cell in new] != [code(cell) for cell in old]:
-        return print(f"{executed.name}: not published: the current notebook has different code")
+        return print(
+            f"{executed.name} is not published, because the notebook now has different code"
+        )
     for cell, executed_cell in zip(old, new, strict=True):
         shown = [] if "real-images" in cell.metadata.get("tags", []) else executed_cell.outputs
         cell.outputs = [each for each in shown if each.get("name") != "stderr"]
@@ -133,15 +144,15 @@ def publish_notebook(executed: Path, target: Path):
 
 
 def code(cell) -> str:
-    """Return a cell's syntax tree as text, which does not depend on comments and line breaks."""
+    """Return a cell's syntax tree as text, which does not depend on comments or line breaks."""
     try:
         return ast.dump(ast.parse(cell.source))
-    except SyntaxError:  # it has IPython commands
+    except SyntaxError:  # the cell has IPython magics
         return cell.source
 
 
 def as_jpeg(data: dict):
-    """Replace a large PNG in the data of an output by a JPEG, so that notebooks stay small."""
+    """Replace a large PNG in the data of an output with a JPEG, so that notebooks stay small."""
     if len(data.get("image/png", "")) > LARGEST_PNG:
         image = Image.open(io.BytesIO(base64.b64decode(data.pop("image/png")))).convert("RGB")
         buffer = io.BytesIO()
@@ -150,7 +161,7 @@ def as_jpeg(data: dict):
 
 
 def gallery(path: Path) -> None:
-    """Draw the first eight published images of ten classes each, and save the figure to `path`."""
+    """Save a figure with the first eight published images of each of ten classes to `path`."""
     names = datasets.class_names("cifar100")
     images, labels, _ = synthetic.load(synthetic.choose("cifar100", "published")[0], names)
     figure = Figure(figsize=(10, 8.3), layout="constrained")

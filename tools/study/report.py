@@ -10,8 +10,8 @@ from core import comparison, records
 from tools.run import run_name_of_seed
 from tools.study.arms import EXPLORATORY, PLANNED, SEEDS, SIZES
 
-CHOSEN = ("rate", "weight_decay", "trivial_augment", "cutmix", "share", "per_class", "temperature")
-ALIKE = ("commit", "precision", "teacher")  # these, backend and steps must be equal in a pair
+TUNED = ("rate", "weight_decay", "trivial_augment", "cutmix", "share", "per_class", "temperature")
+MUST_MATCH = ("commit", "precision", "teacher")  # in a pair, as must backend and steps
 
 
 def by_seed(published: bool = True) -> dict[str, dict[int, dict]]:
@@ -31,13 +31,13 @@ def by_seed(published: bool = True) -> dict[str, dict[int, dict]]:
 def pairs(found: dict, with_gan: str, without: str) -> list[tuple[dict, dict]]:
     """Return a pair of records, with and without GAN images, for each seed that both arms have.
 
-    Raises `ValueError` if the two runs of a pair differ in a key of `ALIKE`, in the backend or in
-    the number of steps.
+    Raises `ValueError` if the two runs of a pair differ in a key of `MUST_MATCH`, in the backend or
+    in the number of steps.
     """
     both = sorted(found.get(with_gan, {}).keys() & found.get(without, {}).keys())
     made = [(found[with_gan][seed], found[without][seed]) for seed in both]
     for one, other in made:
-        differing = [key for key in ALIKE if one.get(key) != other.get(key)]
+        differing = [key for key in MUST_MATCH if one.get(key) != other.get(key)]
         if one["versions"]["backend"] != other["versions"]["backend"]:
             differing.append("backend")
         if steps_without_stopping(one) != steps_without_stopping(other):
@@ -69,7 +69,10 @@ def holm(p_values: list[float]) -> list[float]:
 
 
 def planned(found: dict) -> dict[str, dict]:
-    """Return the planned comparisons that have all five pairs; p values are adjusted for four."""
+    """Return the results of the planned comparisons that have all five pairs.
+
+    The p values are adjusted for all four planned comparisons, finished or not.
+    """
     made = {name: gains(found, *arms) for name, arms in PLANNED.items()}
     made = {name: each for name, each in made.items() if len(each) == len(SEEDS)}
     tests = {name: scipy.stats.ttest_1samp(each, 0) for name, each in made.items()}
@@ -91,7 +94,7 @@ def verdict(p: float, low: float, high: float) -> str:
     """
     if p < 0.05:
         return "helps" if low > 0 else "harms"
-    return "no difference worth having" if low > -1 and high < 1 else "open"
+    return "no relevant difference" if low > -1 and high < 1 else "open"
 
 
 def planned_table(found: dict) -> str:
@@ -128,7 +131,7 @@ def arms_table(found: dict) -> str:
     rows = []
     for arm, runs in found.items():
         first = runs[min(runs)]
-        own = {key: first["parameters"].get(key) for key in CHOSEN}
+        own = {key: first["parameters"].get(key) for key in TUNED}
         recipe = ", ".join(f"{key} {value}" for key, value in own.items() if value)
         steps = f"{steps_without_stopping(first):,}"
         rows.append([f"`{arm}`", _mean(found, arm), len(runs), steps, recipe or "–"])
@@ -141,9 +144,9 @@ def _mean(found: dict, arm: str) -> str:
 
 
 def worth_in_photographs(found: dict, repeats: int = 10_000) -> tuple[float, float, float]:
-    """Return how many photographs alone do as well as GAN images alone, and its 95 % interval.
+    """Return how many photographs are worth as much as GAN images alone, with a 95 % interval.
 
-    The accuracy is interpolated over the logarithm of the number of photographs. The interval comes
+    The accuracy is interpolated linearly in the logarithm of their number. The interval comes
     from a bootstrap that resamples seeds, separately for the photographs and for the GAN images;
     each seed has a GAN of its own.
     """
@@ -155,5 +158,5 @@ def worth_in_photographs(found: dict, repeats: int = 10_000) -> tuple[float, flo
         photographs, gans = rng.integers(0, len(SEEDS), (2, len(SEEDS)))
         mean = curve[photographs].mean(axis=0)
         worth.append(np.interp(alone[gans].mean(), mean, np.log(SIZES)))
-    middle = np.interp(alone.mean(), curve.mean(axis=0), np.log(SIZES))
-    return tuple(np.exp([middle, *np.quantile(worth, (0.025, 0.975))]).tolist())
+    estimate = np.interp(alone.mean(), curve.mean(axis=0), np.log(SIZES))
+    return tuple(np.exp([estimate, *np.quantile(worth, (0.025, 0.975))]).tolist())

@@ -1,4 +1,8 @@
-"""Trains the networks of the study, and writes one record per run to runs/study."""
+"""Trains the networks of the study, and writes one record per run to runs/study.
+
+An *arm* is a setup that the study compares with others (see arms.py), and a *trial* is a run that
+tunes the settings of an arm.
+"""
 
 import dataclasses
 import functools
@@ -17,9 +21,9 @@ from tools import cells, run
 from tools.study.arms import ARMS, TRIAL_SEED, Arm
 
 BATCH_SIZE = 64
-EVALUATIONS = 12  # number of epochs into which a run's steps are divided
+EPOCHS = 12  # each has a twelfth of a run's steps, and ends with a validation
 DATASET, FOLDER = "cifar100", "study"  # FOLDER is the one in runs/ and in results/
-GENERATORS = {  # by their name in `Arm.gan`: folder in runs/, and name of the run with seed 0
+GENERATORS = {  # for each `Arm.gan`: its folder in runs/, and the name of its run with seed 0
     "short": ("cifar100", "gan"), "long": ("cifar100", "gan_long"),
     "longer": ("cifar100", "gan_longer"), "tenth": ("cifar100-0.1", "gan_long"),
 }  # fmt: skip
@@ -27,7 +31,7 @@ STUDENT_WIDTH, TEACHER, TEACHER_WIDTH = 0.25, "vgg16_best", 0.75
 
 
 class Distilled(keras.Model):
-    """A student that learns a teacher's class probabilities of the same images.
+    """A student that learns a teacher's class probabilities for the same images.
 
     The loss is the cross-entropy between the probabilities of both networks at a temperature, times
     the square of the temperature (Hinton et al., 2015, section 2).
@@ -64,38 +68,38 @@ def load(source: str) -> tuple:
 def photographs(arm: Arm, seed: int, trial: bool) -> tuple[np.ndarray, np.ndarray]:
     """Return the indices of an arm's real images for training and of those for validation.
 
-    With the source "held out", a quarter of the photographs is for validation in a trial, and none
-    in a run that is reported.
+    With the source "held out", a trial sets a quarter of the photographs aside for validation, and
+    a run that is reported sets none aside.
     """
     data, train, validation = load(arm.source)
     if arm.source == "held out":
         train, validation = validation, validation[:0]
     if arm.photographs >= len(train):
         return train, validation
-    rng, chosen, kept = streams.random_stream("photographs", seed), [], []
+    rng, chosen, set_aside = streams.random_stream("photographs", seed), [], []
     for label in range(100):
         own = rng.permutation(train[data.y_train[train] == label])[: arm.photographs // 100]
         held_out = round(len(own) / 4) if trial and arm.source == "held out" else 0
         chosen.append(own[held_out:])
-        kept.append(own[:held_out])
-    chosen, kept = np.concatenate(chosen), np.concatenate(kept)
-    return chosen, kept if arm.source == "held out" else validation
+        set_aside.append(own[:held_out])
+    chosen, set_aside = np.concatenate(chosen), np.concatenate(set_aside)
+    return chosen, set_aside if arm.source == "held out" else validation
 
 
 @functools.lru_cache(maxsize=1)
-def gan_images(gan: str, number: int, per_class: int, candidates: int) -> tuple:
-    """Return the images of the GAN with seed `number`, their labels, and the sha256 of its file.
+def gan_images(gan: str, gan_seed: int, per_class: int, candidates: int) -> tuple:
+    """Return images of the GAN with this seed, their labels, and the sha256 of the GAN's file.
 
-    The images are stored on disk, so they are drawn only once.
+    The images are generated once and then kept on disk.
     """
     folder, name = GENERATORS[gan]
-    file = records.find(folder, f"{run.run_name_of_seed(name, number)}_generator.keras")
+    file = records.find(folder, f"{run.run_name_of_seed(name, gan_seed)}_generator.keras")
     labels, digest = np.tile(np.arange(100), per_class), files.file_sha256(file)
-    words = f"pool-{digest[:8]}-{per_class}-{candidates}.npy"
-    path = records.run_folder(FOLDER) / "checkpoints" / words
+    file_name = f"pool-{digest[:8]}-{per_class}-{candidates}.npy"
+    path = records.run_folder(FOLDER) / "checkpoints" / file_name
     if not path.exists():
         generator = keras.saving.load_model(file)
-        images = generate(generator, labels, number, candidates, stream="study")
+        images = generate(generator, labels, gan_seed, candidates, stream="study")
         path.parent.mkdir(exist_ok=True)
         with files.atomic_write(path) as target:
             np.save(target, images)
@@ -108,27 +112,27 @@ def training_images(arm: Arm, seed: int, chosen: np.ndarray) -> tuple:
     `chosen` are the indices of its photographs.
     """
     data = load(arm.source)[0]
-    real, labels, digest = data.x_train[chosen], data.y_train[chosen], None
+    images, labels, digest = data.x_train[chosen], data.y_train[chosen], None
     if arm.noise:
         rng = streams.random_stream("noise images", seed)
         return rng.integers(0, 256, (45_000, 32, 32, 3), np.uint8), np.arange(45_000) % 100, None
     if arm.gan:
-        number = 0 if seed == TRIAL_SEED else seed
-        drawn, of_drawn, digest = gan_images(arm.gan, number, arm.per_class, arm.candidates)
-        if arm.slow_classes:
-            kept = np.isin(of_drawn, slow_classes(arm.slow_classes))
-            drawn, of_drawn = drawn[kept], of_drawn[kept]
+        gan_seed = 0 if seed == TRIAL_SEED else seed
+        fake, fake_labels, digest = gan_images(arm.gan, gan_seed, arm.per_class, arm.candidates)
+        if arm.hard_classes:
+            kept = np.isin(fake_labels, hard_classes(arm.hard_classes))
+            fake, fake_labels = fake[kept], fake_labels[kept]
         if arm.share and arm.photographs:
-            repeats = max(1, round(len(drawn) * (1 / arm.share - 1) / len(real)))
-            real, labels = np.tile(real, (repeats, 1, 1, 1)), np.tile(labels, repeats)
-        real, labels = np.concatenate([real, drawn]), np.concatenate([labels, of_drawn])
-    return real, labels, digest
+            repeats = max(1, round(len(fake) * (1 / arm.share - 1) / len(images)))
+            images, labels = np.tile(images, (repeats, 1, 1, 1)), np.tile(labels, repeats)
+        images, labels = np.concatenate([images, fake]), np.concatenate([labels, fake_labels])
+    return images, labels, digest
 
 
-def slow_classes(count: int) -> np.ndarray:
-    """Return the `count` classes with the lowest validation accuracy in notebook 2's run.
+def hard_classes(count: int) -> np.ndarray:
+    """Return the `count` classes with the lowest validation accuracy.
 
-    This is the run with seed 0 and without GAN images.
+    The accuracy is that of notebook 2's network with seed 0 and without GAN images.
     """
     data, _, validation = load("train")
     network = keras.saving.load_model(records.find("cifar100", "vgg16.keras"))
@@ -145,7 +149,7 @@ def build(arm: Arm, steps: int, images: np.ndarray) -> keras.Model:
     model = build_vgg16(STUDENT_WIDTH, images)
     if arm.teacher:
         data, train, _ = load("train")
-        teacher = build_vgg16(TEACHER_WIDTH, data.x_train[train])  # with faster layers than saved
+        teacher = build_vgg16(TEACHER_WIDTH, data.x_train[train])  # rebuilt with faster layers
         published = keras.saving.load_model(core.ROOT / f"results/cifar100/{TEACHER}.keras")
         teacher.set_weights(published.get_weights())
         model = Distilled(model, teacher, arm.temperature)
@@ -156,7 +160,7 @@ def build(arm: Arm, steps: int, images: np.ndarray) -> keras.Model:
 
 
 def build_vgg16(width: float, images: np.ndarray) -> keras.Model:
-    """Return notebook 2's VGG-16, for inputs with the mean and variance of `images`."""
+    """Return notebook 2's VGG-16, which normalises with the mean and variance of `images`."""
     mean, variance = utils.channel_statistics(images)
     return cells.define("vgg16_with_gan", mean=mean, variance=variance)["build_vgg16"](width)
 
@@ -180,11 +184,11 @@ def train(arm: Arm, seed: int, trial: bool = False) -> dict:
     model = build(arm, steps, images)
     batches = Batches(
         images, labels, BATCH_SIZE, seed=seed, pad=arm.pad, cutmix=arm.cutmix,
-        trivial_augment=arm.trivial_augment, steps_per_epoch=steps // EVALUATIONS,
+        trivial_augment=arm.trivial_augment, steps_per_epoch=steps // EPOCHS,
     )  # fmt: skip
     print(f"{name}: {steps:,} steps, {len(images):,} images", flush=True)
     made = training.fit(
-        model, batches, epochs=EVALUATIONS, folder=folder / "checkpoints" / name,
+        model, batches, epochs=EPOCHS, folder=folder / "checkpoints" / name,
         verbose=2, **early_stopping(arm, *held_out),
     )  # fmt: skip
     student = getattr(model, "student", model)
@@ -201,7 +205,7 @@ def train(arm: Arm, seed: int, trial: bool = False) -> dict:
 
 
 def early_stopping(arm: Arm, images: np.ndarray, labels: np.ndarray) -> dict:
-    """Return the arguments of `fit` for early stopping, or none if the arm does not use it."""
+    """Return the arguments of `fit` for early stopping; if an arm does not use it, none."""
     if not arm.early_stopping:
         return {}
     stopping = keras.callbacks.EarlyStopping("val_loss", patience=5, restore_best_weights=True)
@@ -211,10 +215,10 @@ def early_stopping(arm: Arm, images: np.ndarray, labels: np.ndarray) -> dict:
 
 
 def choose(arm: Arm) -> Arm:
-    """Return an arm with the settings of its most accurate trial on the validation images.
+    """Return a copy of `arm` with the settings of its trial with the highest validation accuracy.
 
-    Trials that have no record are run. An arm with `borrowed` takes the settings that the trials of
-    that arm have chosen.
+    Trials without a record are run first. If `arm.borrowed` names another arm, the settings that
+    were chosen for that arm are used instead.
     """
     if arm.borrowed:
         donor = next(each for each in ARMS if each.name == arm.borrowed)
@@ -233,7 +237,7 @@ def choose(arm: Arm) -> Arm:
 
 
 def is_a_point_better(arm: Arm) -> bool:
-    """Return whether an arm beats its control by a point on the validation images, with seed 0."""
+    """Return whether, with seed 0, an arm is a point better than its control in validation."""
     folder = records.run_folder(FOLDER)
     own, control = (
         records.read_json(folder / f"{name}-seed0.json")["val_accuracy"]
