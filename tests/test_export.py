@@ -66,7 +66,7 @@ REFUSED = {
     "cannot be saved.*register_keras_serializable": lambda: network(Unregistered()),
     "cannot be saved.*subclass of Model": Subclassed,
     "gives different outputs .*get_config": lambda: network(Forgetful(50.0)),
-    "not probabilities.*Is the softmax.*missing": lambda: network(activation=None),
+    "not probabilities.*has a softmax": lambda: network(activation=None),
     "not probabilities": lambda: network(activation="sigmoid"),
 }
 

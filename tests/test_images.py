@@ -100,7 +100,7 @@ def test_manifests_hold_no_nan_and_belong_to_one_run(folder):
     manifest = {"dataset": "cifar100", "seed": 0, "train_digest": "abc"}
     synthetic.check_manifest(manifest, dataset="cifar100", train_digest="abc")
     synthetic.check_manifest({}, dataset="cifar100")
-    words = "dataset: 'cifar100', expected 'shapes100'; train_digest: 'abc', expected 'x'"
+    words = "dataset is 'cifar100', not 'shapes100'; train_digest is 'abc', not 'x'"
     with pytest.raises(DataError, match=words):
         synthetic.check_manifest(manifest, dataset="shapes100", seed=0, train_digest="x")
 
@@ -156,11 +156,11 @@ def test_a_readers_own_images_are_preferred_unless_asked_otherwise(project):
         with pytest.raises(DataError, match="There are no GAN images in .*-0.1. Run notebook 1"):
             synthetic.choose("cifar100-0.1", source)
     published.mkdir(parents=True)
-    assert synthetic.choose("cifar100-0.1") == (published, "the published ones")
+    assert synthetic.choose("cifar100-0.1") == (published, "published with this repository")
     own.mkdir(parents=True)
     for source, expected in (("auto", own), ("own", own), ("published", published)):
         assert synthetic.choose("cifar100-0.1", source)[0] == expected
-    assert "your own" in synthetic.choose("cifar100-0.1")[1]
+    assert "on this machine" in synthetic.choose("cifar100-0.1")[1]
 
 
 def test_labels_stay_with_their_images_when_saved_loaded_and_merged(tmp_path):
@@ -179,7 +179,7 @@ def test_labels_stay_with_their_images_when_saved_loaded_and_merged(tmp_path):
     assert np.bincount(merged_labels[~is_synthetic]).tolist() == [40] * 3
     assert 0.5 < is_synthetic[:105].mean() / is_synthetic.mean() < 1.5  # shuffled, not appended
     assert utils.merge(real, labels, *loaded, per_class=0) == (real, labels)
-    with pytest.raises(DataError, match="SYNTHETIC_PER_CLASS = 50.*only 40"):
+    with pytest.raises(DataError, match="SYNTHETIC_PER_CLASS is 50.*only 40"):
         utils.merge(real, labels, *loaded, per_class=50)
 
 

@@ -83,7 +83,7 @@ def test_a_readers_records_and_published_ones_are_told_apart(project, folder):
 
 
 def test_a_readers_file_comes_before_the_published_one(project):
-    with pytest.raises(DataError, match=r"no x\.keras in .*runs.* or .*results.*TRAIN = True"):
+    with pytest.raises(DataError, match=r"no x\.keras in .*runs.* or .*results.*Run the notebook"):
         records.find("cifar100", "x.keras")
     for folder in (project / "results" / "cifar100", project / "runs" / "cifar100"):
         folder.mkdir(parents=True, exist_ok=True)

@@ -220,7 +220,7 @@ def test_a_folder_that_cannot_be_written_is_named(monkeypatch):
     def fail(*what):
         raise PermissionError(13, "Permission denied", "runs")
 
-    with pytest.raises(SystemExit, match=r"continue: \[Errno 13\] Permission denied: 'runs'"):
+    with pytest.raises(SystemExit, match=r"had to stop: \[Errno 13\] Permission denied: 'runs'"):
         started(monkeypatch, "--dataset", "shapes100", execute=fail)
 
 

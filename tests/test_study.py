@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import re
+import sys
 
 import keras
 import numpy as np
@@ -11,7 +13,7 @@ from conftest import ROOT
 
 from core import export, records
 from tools import cells
-from tools.study import arms, figures, report, trainer
+from tools.study import __main__, arms, figures, report, trainer
 
 PUBLISHED = report.by_seed()
 
@@ -181,3 +183,21 @@ def test_a_student_learns_what_its_teacher_thinks(study):
     for old, new in zip(before, model.teacher.weights, strict=True):
         np.testing.assert_array_equal(old, new.numpy())
     assert isinstance(model, keras.Model)
+
+
+@pytest.mark.slow
+def test_make_study_runs_what_is_missing_and_says_how_long_the_rest_takes(
+    study, monkeypatch, capsys
+):
+    (arm,) = [arm for arm in arms.ARMS if arm.name == "few-400"]
+    small = dataclasses.replace(arm, steps=12, stages=(), seeds=(0, 1))
+    monkeypatch.setattr(arms, "ARMS", [small, dataclasses.replace(small, name="later")])
+    monkeypatch.setattr(sys, "argv", ["study", "--only", "few-400"])
+    for _ in range(2):  # the second time, nothing is left to do
+        __main__.main()
+        printed = capsys.readouterr().out
+        assert re.search(r"few-400-seed1: \d+\.\d%\. About \d+\.\d hours are left", printed)
+    assert "steps" not in printed
+    assert {path.stem for path in records.run_folder("study").glob("*.json")} == {
+        "few-400-seed0", "few-400-seed1",
+    }  # fmt: skip

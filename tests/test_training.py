@@ -162,7 +162,7 @@ def test_what_cannot_be_read_is_named_and_never_reused(tmp_path, capsys):
     for _ in range(2):
         train(tmp_path, epochs=1, model=tiny_model(loss=loss))
         printed = capsys.readouterr().out
-        assert "this run cannot be resumed later, as part is unreadable" in printed
+        assert "if this run is interrupted, it cannot be resumed" in printed
         assert "loss uses globals" in printed
         assert "found" not in printed
 

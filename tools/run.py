@@ -59,7 +59,7 @@ def main() -> int:
         print(f"\nStopped. {CONTINUE}")
         return 130  # the usual exit status after Ctrl-C
     except OSError as error:  # such as a full disk or a read-only folder
-        sys.exit(f"This run had to stop: {error}\nWhen that is fixed: {CONTINUE}")
+        sys.exit(f"This run had to stop: {error}. Repair this first. {CONTINUE}")
 
 
 def run(arguments, recipe: dict) -> int:

@@ -19,7 +19,7 @@ def main() -> None:
         return show()
     if chosen.smoke:
         return smoke()
-    folder = records.run_folder(trainer.FOLDER)
+    folder = records.checkpoint_folder(trainer.FOLDER, "precision")
     print(f"precision: {devices.set_precision('auto', folder)}, {devices.device()}")
     for arm in arms.ARMS:
         if chosen.only and arm.name not in chosen.only:
