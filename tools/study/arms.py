@@ -22,7 +22,7 @@ class Arm:
     share: float | None = None  # fraction of GAN images in a batch; None: each image counts once
     candidates: int = 4  # GAN images drawn for each one that is kept
     noise: bool = False  # train on images of random pixels instead
-    hard_classes: int = 0  # if > 0, only so many of the least accurate classes get GAN images
+    slow_classes: int = 0  # if > 0, only so many of the least accurate classes get GAN images
     # recipe
     teacher: bool = False  # whether the large network's probabilities replace the labels
     temperature: float = 1.0
@@ -122,8 +122,8 @@ def doses() -> list[Arm]:
         "dose-450": {"per_class": 450}, "dose-20": {"per_class": 20}, "dose-5": {"per_class": 5},
         "quality-short": {"gan": "short"}, "quality-longer": {"gan": "longer"},
         "added-50": {"steps": 9_384},  # twelve epochs of 50,000 images
-        "hard-classes": {
-            "hard_classes": 50, "per_class": 100, "control": "dose-0", "seeds": SEEDS,
+        "slow-classes": {
+            "slow_classes": 50, "per_class": 100, "control": "dose-0", "seeds": SEEDS,
         },
         "real-ten-times": {
             "share": 1 / 11, "per_class": 450, "control": "dose-0", "seeds": SEEDS,
@@ -156,7 +156,7 @@ EXPLORATORY = (  # the comparison in words, the arm with GAN images (or more of 
     ("45,000 photographs, 50 per class, a smaller GAN", "quality-short", "dose-0"),
     ("45,000 photographs, 50 per class, a better GAN", "quality-longer", "dose-0"),
     ("45,000 photographs, 50 per class added, as many steps", "added-50", "added-0"),
-    ("45,000 photographs, 100 for each hard class", "hard-classes", "dose-0"),
+    ("45,000 photographs, 100 for each slow class", "slow-classes", "dose-0"),
     ("45,000 photographs that count ten times as much", "real-ten-times", "dose-0"),
     ("imitating on GAN images and 400 photographs, not these alone",
      "compress-gan-400", "compress-400"),

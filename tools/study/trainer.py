@@ -119,8 +119,8 @@ def training_images(arm: Arm, seed: int, chosen: np.ndarray) -> tuple:
     if arm.gan:
         gan_seed = 0 if seed == TRIAL_SEED else seed
         fake, fake_labels, digest = gan_images(arm.gan, gan_seed, arm.per_class, arm.candidates)
-        if arm.hard_classes:
-            kept = np.isin(fake_labels, hard_classes(arm.hard_classes))
+        if arm.slow_classes:
+            kept = np.isin(fake_labels, slow_classes(arm.slow_classes))
             fake, fake_labels = fake[kept], fake_labels[kept]
         if arm.share and arm.photographs:
             repeats = max(1, round(len(fake) * (1 / arm.share - 1) / len(images)))
@@ -129,7 +129,7 @@ def training_images(arm: Arm, seed: int, chosen: np.ndarray) -> tuple:
     return images, labels, digest
 
 
-def hard_classes(count: int) -> np.ndarray:
+def slow_classes(count: int) -> np.ndarray:
     """Return the `count` classes with the lowest validation accuracy.
 
     The accuracy is that of notebook 2's network with seed 0 and without GAN images.
