@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from core import devices, measures, training
 from core.batches import Batches
 from core.files import atomic_write
-from core.gan import generate
+from core.gan import draw
 from core.interactive import LiveFigure
 from core.layers import BatchNormalization, Conv2D
 from core.optimizers import Adam
@@ -95,7 +95,7 @@ class Scorer(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         labels = np.repeat(np.arange(100), 50)
-        images = generate(self.model.average.network, labels, self.seed, stream="score")
+        images = draw(self.model.average.network, labels, self.seed, stream="score")
         logs |= self.judge.score(images, labels)
 
 
@@ -111,7 +111,7 @@ class EpochPictures(LiveFigure):
         self.names = [class_names[label].replace(" ", "\n") for label in labels]
 
     def on_epoch_end(self, epoch, logs=None):
-        images = generate(self.model.average.network, self.labels, self.seed, stream="epochs")
+        images = draw(self.model.average.network, self.labels, self.seed, stream="epochs")
         if devices.is_chief():
             with atomic_write(self.folder / f"pictures-{epoch + 1:05d}.npy") as file:
                 np.save(file, images)

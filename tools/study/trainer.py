@@ -15,7 +15,7 @@ import core
 import utils
 from core import files, measures, records, streams, training
 from core.batches import Batches
-from core.gan import call_frozen, generate
+from core.gan import call_frozen, draw
 from core.optimizers import Adam, OneCycle
 from tools import cells, run
 from tools.study.arms import ARMS, TRIAL_SEED, Arm
@@ -99,7 +99,7 @@ def gan_images(gan: str, gan_seed: int, per_class: int, candidates: int) -> tupl
     path = records.run_folder(FOLDER) / "checkpoints" / file_name
     if not path.exists():
         generator = keras.saving.load_model(file)
-        images = generate(generator, labels, gan_seed, candidates, stream="study")
+        images = draw(generator, labels, gan_seed, candidates, stream="study")
         path.parent.mkdir(exist_ok=True)
         with files.atomic_write(path) as target:
             np.save(target, images)
