@@ -63,7 +63,7 @@ def chain(copy):
 def test_the_chain_says_what_it_runs_and_writes_every_record_in_full(chain):
     _, printed, made = chain
     title = "shapes100 (stand-in, NOT CIFAR-100)"
-    assert printed.startswith(f"{title}: the notebooks' defaults. Changed")
+    assert printed.startswith(f"{title}: the notebooks' defaults, with ")
     for name in ("judge", "teacher", "gan", "student", "vgg16", "vgg16_gan", "resnet", "imagenet"):
         line = rf"^{name}: training for \d epochs?\n(Epoch 1/\d\n)? *\d+/\d+ - \d+s - .* - loss: "
         assert re.search(line, printed, flags=re.M)

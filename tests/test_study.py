@@ -126,6 +126,7 @@ def study(project, monkeypatch):
     teacher = cells.define("vgg16_with_gan", **statistics)["build_vgg16"](0.03)
     export.save(teacher, project / "results" / "cifar100" / f"{trainer.TEACHER}.keras")
     yield project
+    keras.config.set_dtype_policy("float32")
     for cached in (trainer.load, trainer.gan_images):
         cached.cache_clear()
 
