@@ -53,6 +53,7 @@ def time_left() -> str:
         alike = [each for each in done if bool(each["teacher"]) == teacher]
         steps = sum(each["steps"] for each in alike)
         per_step[teacher] = sum(each["seconds"] for each in alike) / max(1, steps)
+    per_step[True] = per_step[True] or 3 * per_step[False]  # until a run with a teacher has ended
     for arm in arms.ARMS:
         missing = [seed for seed in arm.seeds if f"{arm.name}-seed{seed}" not in names]
         made = [each for each in done if each["arm"] == arm.name and each["trial"]]
