@@ -50,7 +50,8 @@ def accuracies():
     pairs = [[dict(zip(pair["seed"], 100 * pair[f"test_accuracy_{kind}"], strict=True))
               for kind in ("with", "without")] for pair in comparison.pairs(runs)]  # fmt: skip
     for record in records.read("study", published=True).values():
-        arms.setdefault(record["arm"], {})[record["seed"]] = 100 * record["test_accuracy"]
+        if not record.get("trial"):
+            arms.setdefault(record["arm"], {})[record["seed"]] = 100 * record["test_accuracy"]
     return groups, pairs, arms
 
 

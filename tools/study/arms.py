@@ -149,7 +149,8 @@ PLANNED = {  # by comparison: the arm with GAN images and the arm without
     "D": ("compress-gan", "compress-400"),
 }
 EXPLORATORY = (  # the comparison in words, the arm with GAN images (or more of them), the control
-    *((f"{size:,} photographs, others' GAN", f"few-{size}-gan", f"few-{size}") for size in SIZES),
+    *((f"{size:,} photographs, others' GAN", f"few-{size}-gan", f"few-{size}")
+      for size in SIZES if size != 400),  # which is comparison C
     *((f"45,000 photographs, {dose} images per class", f"dose-{dose}", "dose-0")
       for dose in (5, 20, 450)),
     ("45,000 photographs, make fast, 20 or 50 per class", "vgg16_fast_gan", "vgg16_fast"),

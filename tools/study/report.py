@@ -131,12 +131,19 @@ def arms_table(found: dict) -> str:
     rows = []
     for arm, runs in found.items():
         first = runs[min(runs)]
-        own = {key: first["parameters"].get(key) for key in TUNED}
-        recipe = ", ".join(f"{key} {value}" for key, value in own.items() if value)
         steps = f"{steps_without_stopping(first):,}"
-        rows.append([f"`{arm}`", _mean(found, arm), len(runs), steps, recipe or "–"])
+        rows.append([f"`{arm}`", _mean(found, arm), len(runs), steps, _recipe(first) or "–"])
     columns = ["arm", "test accuracy", "seeds", "steps", "recipe"]
     return comparison.markdown(pandas.DataFrame(rows, columns=columns))
+
+
+def _recipe(record: dict) -> str:
+    """Return those settings of a run that trials may have chosen, without those it does not use."""
+    unused = [] if record.get("teacher") else ["temperature"]
+    if not record.get("generator_sha256"):
+        unused += ["share", "per_class"]
+    own = {key: record["parameters"].get(key) for key in TUNED if key not in unused}
+    return ", ".join(f"{key} {value}" for key, value in own.items() if value)
 
 
 def _mean(found: dict, arm: str) -> str:
