@@ -71,7 +71,7 @@ def save(model: keras.Model, path: Path, class_names: Sequence[str] = ()) -> Pat
         with zipfile.ZipFile(full) as archive:
             files = {name: archive.read(name) for name in archive.namelist()}
     files[WEIGHTS] = _in_float16(files[WEIGHTS])
-    config = json.loads(files["config.json"], object_hook=_for_older_keras)
+    config = json.loads(files["config.json"], object_hook=_for_older_keras)  # at every level
     files["config.json"] = json.dumps(config)
     files[CLASS_NAMES] = json.dumps(list(class_names))
     with atomic_write(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -101,12 +101,9 @@ def _for_older_keras(config: dict) -> dict:
 
 def in_keras_layers(model: keras.Model) -> keras.Model:
     """Return an uncompiled float32 copy with Keras's layers in place of those of core/layers.py."""
-    inputs_and_outputs = [
-        each if len(each) > 1 else each[0] for each in (model.inputs, model.outputs)
-    ]
-    uncompiled = keras.Model(
-        *inputs_and_outputs, name=model.name
-    )  # a Sequential has no `input` of its own
+    both = model.inputs, model.outputs  # a Sequential has no `input` of its own
+    inputs, outputs = (each if len(each) > 1 else each[0] for each in both)
+    uncompiled = keras.Model(inputs, outputs, name=model.name)
     portable = keras.models.clone_model(uncompiled, clone_function=_in_float32, recursive=True)
     portable.set_weights(model.get_weights())
     return portable

@@ -55,10 +55,8 @@ def class_accuracy(predicted: np.ndarray, labels: np.ndarray, classes: int = 100
 
 def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
     """Return the Fréchet distance between two sets of features (n, d) (Heusel et al., 2017)."""
-    a, b = (
-        np.asarray(a, "float64"),
-        np.asarray(b, "float64"),
-    )  # long sums in bfloat16 lose precision
+    # Long sums in bfloat16 lose precision.
+    a, b = np.asarray(a, "float64"), np.asarray(b, "float64")
     covariance_a, covariance_b = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
     values, vectors = np.linalg.eigh(covariance_a)
     root = vectors * np.sqrt(np.clip(values, 0, None)) @ vectors.T

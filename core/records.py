@@ -99,7 +99,8 @@ def read_json(path: Path, keys: Set[str] = frozenset()) -> dict:
         if missing := keys - value.keys():
             raise ValueError(f"it has no {', '.join(sorted(missing))}")
     except (ValueError, OSError, RecursionError) as error:
-        raise DataError(f"{path} is not a usable JSON file: {error}. Delete it.") from error
+        message = f"{path} is not a usable JSON file: {error}. Restore or delete it."
+        raise DataError(message) from error
     return value
 
 

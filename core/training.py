@@ -61,9 +61,8 @@ def fit(model: keras.Model, batches: keras.utils.PyDataset, *, epochs: int, fold
     saver = _Saver(batches, _own_folder(folder, defined), epochs, callbacks, checkpoint_seconds)
     saver.find_checkpoint(folder.name, resume and "unreadable" not in defined)
     _train(model, batches, saver, callbacks, arguments)
-    optimizer = getattr(
-        model.optimizer, "inner_optimizer", model.optimizer
-    )  # mixed_float16 wraps it
+    # In mixed_float16, Keras wraps the optimiser.
+    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
     return {
         "history": saver.state["history"], "seconds": saver.state["seconds"],
         "steps": saver.state["epoch"] * len(batches), "epochs_run": saver.state["epoch"],
@@ -111,7 +110,7 @@ def _own_folder(folder, defined):
     if devices.is_chief():
         own.mkdir(parents=True, exist_ok=True)
         # Written at every call, because the newest file marks the run that was used last. If the
-        # disk is full, writing the first checkpoint will raise the error.
+        # disk is full, writing the first checkpoint will give a warning.
         with contextlib.suppress(OSError), atomic_write(own / "fingerprint.json") as file:
             file.write(json.dumps(defined, indent=1).encode())
     return own

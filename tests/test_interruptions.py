@@ -77,7 +77,8 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "run").mkdir(mode=0o755)
     os.seteuid(65534)
     try:
-        with pytest.raises(checkpoints.CheckpointError, match=r"cannot be written to \(.*denied"):
+        refused = r"run cannot be written to \(.*denied"
+        with pytest.raises(checkpoints.CheckpointError, match=refused):
             checkpoints.claim(tmp_path / "run")
     finally:
         os.seteuid(0)

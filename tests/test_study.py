@@ -126,7 +126,6 @@ def study(project, monkeypatch):
     teacher = cells.define("vgg16_with_gan", **statistics)["build_vgg16"](0.03)
     export.save(teacher, project / "results" / "cifar100" / f"{trainer.TEACHER}.keras")
     yield project
-    keras.config.set_dtype_policy("float32")
     for cached in (trainer.load, trainer.gan_images):
         cached.cache_clear()
 
@@ -188,7 +187,7 @@ def test_a_student_learns_what_its_teacher_thinks(study):
 
 @pytest.mark.slow
 def test_make_study_runs_what_is_missing_and_says_how_long_the_rest_takes(
-    study, monkeypatch, capsys
+    study, policy, monkeypatch, capsys
 ):
     (arm,) = [arm for arm in arms.ARMS if arm.name == "few-400"]
     small = dataclasses.replace(arm, steps=12, stages=(), seeds=(0, 1))

@@ -33,12 +33,8 @@ GALLERY = (  # classes in the README's figure
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--images", action="store_true", help="also publish the GAN images of notebook 1"
-    )
-    parser.add_argument(
-        "--network", action="store_true", help="also publish the network of make best"
-    )
+    parser.add_argument("--images", action="store_true", help="also publish notebook 1's images")
+    parser.add_argument("--network", action="store_true", help="also publish make best's network")
     arguments = parser.parse_args()
     runs, results = core.ROOT / "runs" / "cifar100", core.ROOT / "results" / "cifar100"
     for folder_name in ("cifar100", "cifar100-0.1"):  # the latter has GANs for the study

@@ -36,19 +36,10 @@ def main() -> int:
     about = "; ".join(f"{name}: {recipe['about']}" for name, recipe in named.items())
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("recipe", nargs="?", choices=named, help=about)
-    parser.add_argument(
-        "--dataset",
-        choices=datasets.DATASETS,
-        help="default: cifar100, or shapes100 if it cannot be downloaded",
-    )
-    parser.add_argument(
-        "-p",
-        nargs=2,
-        action="append",
-        default=[],
-        metavar=("NAME", "VALUE"),
-        help="set a parameter of the notebooks, such as -p EPOCHS 2; repeatable",
-    )
+    parser.add_argument("--dataset", choices=datasets.DATASETS,
+                        help="default: cifar100, or shapes100 if it cannot be had")  # fmt: skip
+    parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"),
+                        help="set a parameter, such as -p EPOCHS 2; repeatable")  # fmt: skip
     parser.add_argument("--seeds", nargs="+", type=int, help="run the notebooks once per seed")
     parser.add_argument("--only", choices=cells.NOTEBOOKS, help="run only this notebook")
     arguments = parser.parse_args()
@@ -168,7 +159,8 @@ def announce(arguments, recipe: dict, dataset: str, given: dict):
     words = f"{arguments.recipe}, {recipe['about']}" if recipe else "the notebooks' defaults"
     minutes = (recipe or recipes()["defaults"]).get("minutes")
     if given:
-        words += f", with {', '.join(f'{name} = {value!r}' for name, value in given.items())}"
+        values = [f"{name} = {value!r}" for name, value in given.items()]
+        words += f", with {', '.join(values)}"
     elif minutes and dataset == "cifar100" and not (arguments.seeds or arguments.only):
         minutes = f"{minutes_here(minutes):.0f} minutes"
         words += f". This takes about {minutes} on this machine if nothing else is running"

@@ -21,7 +21,7 @@ from tools import cells, run
 from tools.study.arms import ARMS, TRIAL_SEED, Arm
 
 BATCH_SIZE = 64
-EPOCHS = 12  # each has a twelfth of a run's steps, and ends with a validation
+EPOCHS = 12  # each has a twelfth of a run's steps
 DATASET, FOLDER = "cifar100", "study"  # FOLDER is the one in runs/ and in results/
 GENERATORS = {  # for each `Arm.gan`: its folder in runs/, and the name of its run with seed 0
     "short": ("cifar100", "gan"), "long": ("cifar100", "gan_long"),
