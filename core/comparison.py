@@ -3,7 +3,7 @@
 import numpy as np
 import pandas
 
-from core import measures
+from core import metrics
 
 SYNTHETIC = ["synthetic_per_class", "synthetic_kind", "steps_per_epoch"]  # GAN images may add steps
 ALIKE = ["source", "model", "recipe", "precision", "hardware", *SYNTHETIC]
@@ -63,7 +63,7 @@ def mean_with_interval(fractions, unit: str = "%") -> str:
     values = 100 * np.asarray(fractions, float)
     if len(values) < 2:
         return f"{values.mean():.1f} {unit}"
-    mean, half = measures.mean_and_interval(values)
+    mean, half = metrics.mean_and_interval(values)
     return f"{mean:.1f} ± {half:.1f} {unit}"
 
 
@@ -135,7 +135,7 @@ def gain_with_interval(gains) -> str:
     """Return the mean of paired differences in points, with its 95 % interval if it has one."""
     if len(gains) < 2:
         return f"{np.mean(gains):+.2f} (one seed gives no interval)"
-    mean, half = measures.mean_and_interval(gains)
+    mean, half = metrics.mean_and_interval(gains)
     return f"{mean:+.2f} ({mean - half:+.2f} to {mean + half:+.2f})"
 
 

@@ -185,7 +185,7 @@ def with_confidence(generator: keras.Model, teacher: keras.Model) -> keras.Model
     return keras.Model(generator.inputs, [image, layers.Reshape((), dtype="float32")(confidence)])
 
 
-def draw(
+def generate(
     generator: keras.Model, labels: np.ndarray, seed: int, candidates: int = 1, stream: str = "draw"
 ) -> np.ndarray:
     """Return one image for each label, `uint8` (n, 32, 32, 3), generated from the noise of `seed`.

@@ -10,10 +10,10 @@ import seaborn
 from keras import layers
 from matplotlib.figure import Figure
 
-from core import devices, measures, training
+from core import devices, metrics, training
 from core.batches import Batches
 from core.files import atomic_write
-from core.gan import draw
+from core.gan import generate
 from core.interactive import LiveFigure
 from core.layers import BatchNormalization, Conv2D
 from core.optimizers import Adam
@@ -62,7 +62,7 @@ class Judge:
         outputs = [classifier.get_layer("features").output, classifier.output]
         self.network = keras.Model(classifier.inputs, outputs)
         self.features, predicted = self.classify(images)
-        self.distance = measures.pair_distances(self.features, labels).mean()
+        self.distance = metrics.pair_distances(self.features, labels).mean()
         self.accuracy = float(np.mean(predicted == labels))  # on the real images, 0 to 1
 
     def classify(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -80,9 +80,9 @@ class Judge:
         """
         features, predicted = self.classify(images)
         return {
-            "fid": measures.frechet_distance(self.features, features),
+            "fid": metrics.frechet_distance(self.features, features),
             "gan_test": float(np.mean(predicted == labels)),
-            "diversity": float(measures.pair_distances(features, labels).mean() / self.distance),
+            "diversity": float(metrics.pair_distances(features, labels).mean() / self.distance),
         }
 
 
@@ -95,7 +95,7 @@ class Scorer(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         labels = np.repeat(np.arange(100), 50)
-        images = draw(self.model.average.network, labels, self.seed, stream="score")
+        images = generate(self.model.average.network, labels, self.seed, stream="score")
         logs |= self.judge.score(images, labels)
 
 
@@ -111,7 +111,7 @@ class EpochPictures(LiveFigure):
         self.names = [class_names[label].replace(" ", "\n") for label in labels]
 
     def on_epoch_end(self, epoch, logs=None):
-        images = draw(self.model.average.network, self.labels, self.seed, stream="epochs")
+        images = generate(self.model.average.network, self.labels, self.seed, stream="epochs")
         if devices.is_chief():
             with atomic_write(self.folder / f"pictures-{epoch + 1:05d}.npy") as file:
                 np.save(file, images)
@@ -154,7 +154,7 @@ def find_nearest(images: np.ndarray, references: np.ndarray) -> tuple[np.ndarray
 
     The distance is Euclidean, of the image or its mirror image, whichever is closer.
     """
-    original = measures.nearest(images, references)
-    flipped = measures.nearest(images[:, :, ::-1], references)
+    original = metrics.nearest(images, references)
+    flipped = metrics.nearest(images[:, :, ::-1], references)
     closer = original[0] <= flipped[0]
     return np.where(closer, original[0], flipped[0]), np.where(closer, original[1], flipped[1])

@@ -17,7 +17,7 @@ import pytest
 from conftest import pickled, split_content
 
 import utils
-from core import cifar100, datasets, measures
+from core import cifar100, datasets, metrics
 from core.cifar100 import DataError
 from core.files import array_digest, file_sha256
 from core.shapes100 import draw_shapes100
@@ -147,7 +147,7 @@ def test_the_stand_in_is_repeatable_and_can_be_learned():
     assert np.bincount(data.y_train).tolist() == [50] * 100
     with pytest.raises(DataError, match="'cifar10': expected one of cifar100, shapes100"):
         datasets.load("cifar10")
-    _, nearest = measures.nearest(data.x_test, data.x_train)
+    _, nearest = metrics.nearest(data.x_test, data.x_train)
     assert (data.y_train[nearest] == data.y_test).mean() > 0.3  # chance is 0.01
 
 

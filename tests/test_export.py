@@ -13,7 +13,7 @@ import pytest
 from conftest import ROOT, real_cifar100, run_script
 from PIL import Image
 
-from core import datasets, export, layers, measures, records, synthetic
+from core import datasets, export, layers, metrics, records, synthetic
 from core.files import file_sha256
 from tools import classify
 
@@ -167,8 +167,8 @@ def test_the_published_classifier_is_small_and_as_accurate_as_its_record_says(mo
     model = keras.saving.load_model(path)
     folder, names = ROOT / "synthetic_images" / "cifar100", datasets.class_names("cifar100")
     drawn, labels, _ = synthetic.load(folder, names)
-    assert measures.accuracy(model, drawn[::25], labels[::25]) > 0.25  # by chance 0.01
+    assert metrics.accuracy(model, drawn[::25], labels[::25]) > 0.25  # by chance 0.01
     data = real_cifar100(monkeypatch)
     first = data.y_test < 10
-    accuracy = measures.accuracy(model, data.x_test[first], data.y_test[first])
+    accuracy = metrics.accuracy(model, data.x_test[first], data.y_test[first])
     assert accuracy == pytest.approx(np.mean(record["test_by_class"][:10]), abs=4e-3)  # rounding

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from test_gan import MOMENTS, arrays, tiny_gan
 
-from core import gan, judge, measures
+from core import gan, judge, metrics
 from core.judge import build_classifier
 from tools import cells
 
@@ -125,14 +125,14 @@ def bright_generator(with_confidence_output=True):
 
 def test_of_several_candidates_the_surest_is_drawn():
     labels = np.repeat(np.arange(100), 2)
-    one, four, again = (gan.draw(bright_generator(), labels, 0, n) for n in (1, 4, 4))
+    one, four, again = (gan.generate(bright_generator(), labels, 0, n) for n in (1, 4, 4))
     assert (one.shape, one.dtype) == ((200, 32, 32, 3), np.uint8)
     assert (four >= one).all()  # the first candidates are the same ones
     assert np.mean(four > one) == pytest.approx(3 / 4, abs=0.1)
     np.testing.assert_array_equal(four, again)
-    np.testing.assert_array_equal(gan.draw(bright_generator(False), labels, 0, 4), one)
-    assert (gan.draw(bright_generator(), labels, 1) != one).any()
-    assert (gan.draw(bright_generator(), labels, 0, 1, "x") != one).any()
+    np.testing.assert_array_equal(gan.generate(bright_generator(False), labels, 0, 4), one)
+    assert (gan.generate(bright_generator(), labels, 1) != one).any()
+    assert (gan.generate(bright_generator(), labels, 0, 1, "x") != one).any()
 
 
 def test_a_generator_says_how_sure_its_teacher_is():
@@ -166,7 +166,7 @@ def test_the_nearest_image_is_found_mirrored_too():
 def test_gan_train_is_measured_on_images_that_nothing_was_trained_on(monkeypatch, tmp_path):
     """And the student sees as many images as there are real ones, of all classes alike."""
     asked, n = [], 9_806
-    monkeypatch.setattr(measures, "accuracy", lambda _, *what: asked.append(what) or 0.5)
+    monkeypatch.setattr(metrics, "accuracy", lambda _, *what: asked.append(what) or 0.5)
     names = {
         "generator": None, "generator_sha256": "", "checkpoint_folder": tmp_path,
         "x_train": np.zeros(n), "y_train": np.zeros(n),
@@ -174,7 +174,7 @@ def test_gan_train_is_measured_on_images_that_nothing_was_trained_on(monkeypatch
         "x_validation": "validation", "y_validation": "its labels",
         "data": SimpleNamespace(x_test="test", y_test="labels of test"),
         "judge": SimpleNamespace(score=lambda *_: {"fid": 1.0}, accuracy=0.5),
-        "draw": lambda generator, labels, seed, candidates, stream: labels,
+        "generate": lambda generator, labels, seed, candidates, stream: labels,
         "train_classifier": lambda *arguments: arguments,
     }  # fmt: skip
     space = cells.define("gan_synthetic_images", **names)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from core import comparison, measures, records
+from core import comparison, metrics, records
 from tools import cells, tables
 from tools.study.arms import PLANNED
 
@@ -76,7 +76,7 @@ def differences(arm, control):
 def facts(samples):
     """Return the mean of each sample, the ends of its interval, and half the interval's width."""
     found = [np.mean(each) for each in samples]
-    for mean, half in (measures.mean_and_interval(each) for each in samples if len(each) > 1):
+    for mean, half in (metrics.mean_and_interval(each) for each in samples if len(each) > 1):
         found += [mean - half, mean + half, half]
     return found
 

@@ -28,7 +28,7 @@ def main() -> None:
         sys.exit(f"CIFAR-100 has no class {name!r}. Its classes: {', '.join(names)}")
     labels = np.full(10, names.index(name))
     generator = keras.saving.load_model(GENERATOR)
-    row = np.concatenate(list(gan.draw(generator, labels, arguments.seed)), axis=1)
+    row = np.concatenate(list(gan.generate(generator, labels, arguments.seed)), axis=1)
     size = row.shape[1] * ENLARGEMENT, row.shape[0] * ENLARGEMENT
     path = records.run_folder("drawn") / f"{name}-{arguments.seed}.png"
     Image.fromarray(row).resize(size, Image.Resampling.BICUBIC).save(path)

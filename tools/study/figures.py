@@ -7,7 +7,7 @@ import seaborn
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from core import measures
+from core import metrics
 from tools.study import report
 from tools.study.arms import PLANNED, SIZES
 
@@ -104,7 +104,7 @@ def _accuracies(found, name):
 
 def _mark(axis, values, place, colour, vertical=False, label=""):
     """Mark the mean of values with its 95 % confidence interval, if there are two or more."""
-    mean, half = measures.mean_and_interval(values) if len(values) > 1 else (np.mean(values), 0)
+    mean, half = metrics.mean_and_interval(values) if len(values) > 1 else (np.mean(values), 0)
     x, y = (place, mean) if vertical else (mean, place)
     error = {"yerr" if vertical else "xerr": half}
     axis.errorbar(x, y, **error, fmt="D", ms=5, color=colour, capsize=3, label=label)

@@ -13,9 +13,9 @@ from keras import ops
 
 import core
 import utils
-from core import files, measures, records, streams, training
+from core import files, metrics, records, streams, training
 from core.batches import Batches
-from core.gan import call_frozen, draw
+from core.gan import call_frozen, generate
 from core.optimizers import Adam, OneCycle
 from tools import cells, run
 from tools.study.arms import ARMS, TRIAL_SEED, Arm
@@ -99,7 +99,7 @@ def gan_images(gan: str, gan_seed: int, per_class: int, candidates: int) -> tupl
     path = records.run_folder(FOLDER) / "checkpoints" / file_name
     if not path.exists():
         generator = keras.saving.load_model(file)
-        images = draw(generator, labels, gan_seed, candidates, stream="study")
+        images = generate(generator, labels, gan_seed, candidates, stream="study")
         path.parent.mkdir(exist_ok=True)
         with files.atomic_write(path) as target:
             np.save(target, images)
@@ -137,7 +137,7 @@ def slow_classes(count: int) -> np.ndarray:
     data, _, validation = load("train")
     network = keras.saving.load_model(records.find("cifar100", "vgg16.keras"))
     predicted = network.predict(data.x_train[validation], batch_size=500, verbose=0).argmax(1)
-    accuracy = measures.class_accuracy(predicted, data.y_train[validation])
+    accuracy = metrics.class_accuracy(predicted, data.y_train[validation])
     return np.argsort(accuracy, kind="stable")[:count]
 
 
@@ -192,10 +192,10 @@ def train(arm: Arm, seed: int, trial: bool = False) -> dict:
         verbose=2, **early_stopping(arm, *held_out),
     )  # fmt: skip
     student = getattr(model, "student", model)
-    scores = {"val_accuracy": measures.accuracy(student, *held_out)} if len(validation) else {}
+    scores = {"val_accuracy": metrics.accuracy(student, *held_out)} if len(validation) else {}
     if not trial:  # the test images are read once, to report the result
         probabilities = student.predict(data.x_test, batch_size=500, verbose=0)
-        scores |= measures.scores(probabilities, data.y_test)
+        scores |= metrics.scores(probabilities, data.y_test)
     records.write(
         folder, name, arm=arm.name, trial=trial, model="VGG-16 x0.25", dataset=data.name,
         dataset_md5=data.md5, parameters=settings, generator_sha256=generator,
