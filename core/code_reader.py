@@ -108,7 +108,7 @@ class CodeReader:
         if isinstance(reduced, str):  # the name of a built-in function or constant
             return self.cannot_read(f"{where} is {reduced}") if reduced in UNREADABLE else reduced
         function, arguments, state, *items = (*reduced, None)[:5]
-        items = [list(each) for each in items if each is not None]
+        items = [list(item) for item in items if item is not None]
         made_by = self.read([function, arguments, items], where)
         return {"class": name, "made by": made_by, "state": self.read(state, where)}
 
@@ -183,20 +183,20 @@ class CodeReader:
     def read_names(self, name, codes, space):
         """Record the globals and modules that the code of a function uses."""
         used = {i.argval for i in _instructions(codes, "LOAD_GLOBAL", "LOAD_NAME")}
-        attributes = {each for code in codes for each in code.co_names}
+        attributes = {name for code in codes for name in code.co_names}
         unreadable = (used & UNREADABLE) - space.keys() | (attributes & UNREADABLE_ATTRIBUTES)
         for word in sorted(unreadable):
             self.cannot_read(f"{name} uses {word}")
-        for each in sorted(used & space.keys()):
-            self.read_global(each, space[each], attributes)
-        for each in sorted({i.argval for i in _instructions(codes, "IMPORT_NAME")}):
-            package = each.partition(".")[0]
+        for used_name in sorted(used & space.keys()):
+            self.read_global(used_name, space[used_name], attributes)
+        for module in sorted({i.argval for i in _instructions(codes, "IMPORT_NAME")}):
+            package = module.partition(".")[0]
             self.packages.add(package)
             if package not in sys.stdlib_module_names and package not in installed_distributions():
                 try:
-                    self.read_global(each, importlib.import_module(each), attributes)
+                    self.read_global(module, importlib.import_module(module), attributes)
                 except ImportError as error:
-                    self.cannot_read(f"{name} imports {each}, which fails ({error})")
+                    self.cannot_read(f"{name} imports {module}, which fails ({error})")
 
     def read_global(self, name, value, attributes):
         """Record a global or, of a module that is not installed, the attributes that are used."""
@@ -236,7 +236,7 @@ def _assigned_attributes(kind: type) -> frozenset:
             member = getattr(member, "__func__", getattr(member, "fget", member))
             code = getattr(getattr(member, "__wrapped__", member), "__code__", None)
             if code:
-                names |= {each.argval for each in _instructions(_nested(code), "STORE_ATTR")}
+                names |= {i.argval for i in _instructions(_nested(code), "STORE_ATTR")}
     return frozenset(names)
 
 
@@ -263,7 +263,7 @@ def _is_own(thing: Any) -> bool:
 def _nested(code: types.CodeType) -> list:
     """Return a code object and those of all functions defined within it, at any depth."""
     inner = [constant for constant in code.co_consts if isinstance(constant, types.CodeType)]
-    return [code, *(each for part in inner for each in _nested(part))]
+    return [code, *(nested for part in inner for nested in _nested(part))]
 
 
 def _instructions(codes: list, *names: str) -> list:
@@ -273,13 +273,13 @@ def _instructions(codes: list, *names: str) -> list:
 def _readable(code: types.CodeType) -> list:
     """Return the signature and the instructions of one code object."""
     values = []
-    for each in dis.get_instructions(code):
-        value = each.argval
+    for instruction in dis.get_instructions(code):
+        value = instruction.argval
         if isinstance(value, types.CodeType):
             value = value.co_name  # its code is described separately
         elif isinstance(value, frozenset):
             value = sorted(map(repr, value))
-        values.append([each.opname, repr(value)])
+        values.append([instruction.opname, repr(value)])
     counts = [code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags & 12]
     return [counts, code.co_varnames, code.co_exceptiontable.hex(), values]
 

@@ -18,7 +18,7 @@ def frame(records: list[dict]) -> pandas.DataFrame:
 
     Accuracies lie between 0 and 1. Runs whose columns `ALIKE` are equal differ only in their seed.
     """
-    runs = pandas.DataFrame([each for each in records if "test_accuracy" in each])
+    runs = pandas.DataFrame([record for record in records if "test_accuracy" in record])
     if runs.empty:
         return runs
     named = runs["parameters"].map(lambda parameters: parameters.get("OPTIMIZER", "adam"))

@@ -38,7 +38,7 @@ def check_classifier(model: keras.Model) -> None:
     try:
         with tempfile.TemporaryDirectory() as folder:
             loaded = keras.saving.load_model(save(model, Path(folder) / "untrained.keras"))
-        outputs = [each(images, training=False) for each in (model, loaded)]
+        outputs = [network(images, training=False) for network in (model, loaded)]
         expected, actual = map(keras.ops.convert_to_numpy, outputs)
     except Exception as error:  # Keras raises exceptions of many types
         reason = str(error).partition("\n")[0]
@@ -102,7 +102,7 @@ def _for_older_keras(config: dict) -> dict:
 def in_keras_layers(model: keras.Model) -> keras.Model:
     """Return an uncompiled float32 copy with Keras's layers in place of those of core/layers.py."""
     both = model.inputs, model.outputs  # a Sequential has no `input` of its own
-    inputs, outputs = (each if len(each) > 1 else each[0] for each in both)
+    inputs, outputs = (tensors if len(tensors) > 1 else tensors[0] for tensors in both)
     uncompiled = keras.Model(inputs, outputs, name=model.name)
     portable = keras.models.clone_model(uncompiled, clone_function=_in_float32, recursive=True)
     portable.set_weights(model.get_weights())
@@ -111,7 +111,7 @@ def in_keras_layers(model: keras.Model) -> keras.Model:
 
 def _in_float32(layer):
     classes = type(layer).__mro__
-    layer_class = next(each for each in classes if each.__module__ != layers.__name__)
+    layer_class = next(base for base in classes if base.__module__ != layers.__name__)
     config = layer.get_config()
     if isinstance(layer, keras.Layer) and not isinstance(layer, keras.layers.InputLayer):
         config["dtype"] = "float32"

@@ -34,7 +34,7 @@ def of_training_run(
     are left out.
     """
     reader, backend = CodeReader(model.variables), keras.backend.backend()
-    included = [each for each in callbacks if not getattr(each, "only_watches", False)]
+    included = [item for item in callbacks if not getattr(item, "only_watches", False)]
     fingerprint = {
         "epochs": epochs,
         "model": reader.read(model, "model"),
@@ -45,7 +45,7 @@ def of_training_run(
         "fit": reader.read(fit_arguments, "fit"),
         "precision": keras.config.dtype_policy().name,
         "replicas": replicas,
-        "first weights": short_digest([array_digest_of(each) for each in model.variables]),
+        "first weights": short_digest([array_digest_of(variable) for variable in model.variables]),
         "used": reader.used,
         "versions": _versions({"keras", "numpy", backend} | reader.packages),
     }

@@ -44,7 +44,9 @@ class Augmentation(keras.layers.Layer):
 def call_frozen(network: keras.Model, inputs: list):
     """Return a network's output in inference mode; gradients reach its inputs, not its weights."""
     groups = network.trainable_variables, network.non_trainable_variables
-    constants = [[ops.stop_gradient(each.value) for each in variables] for variables in groups]
+    constants = [
+        [ops.stop_gradient(variable.value) for variable in variables] for variables in groups
+    ]
     return network.stateless_call(*constants, inputs, training=False)[0]
 
 
@@ -54,7 +56,7 @@ def two_rates(gan: keras.Model, generator_rate, discriminator_rate) -> keras.Opt
     discriminator_adam = Adam(discriminator_rate, beta_1=0.0, beta_2=0.99)
 
     def choose(variable):
-        in_generator = any(variable is each for each in gan.generator.trainable_variables)
+        in_generator = any(variable is own for own in gan.generator.trainable_variables)
         return generator_adam if in_generator else discriminator_adam
 
     return keras.optimizers.MultiOptimizer(choose)
@@ -138,8 +140,9 @@ class ClassMoments(_Part):
         self.covariance.assign(0.95 * self.covariance + 0.05 * covariance)
         gaps = ops.matmul(one_hot, self.means.value - self.real_means)
         spreads = ops.matmul(fixed, self.covariance.value - self.real_covariance)
-        both = [ops.sum(centred * ops.stop_gradient(each), axis=1) for each in (gaps, spreads)]
-        return ops.mean(both[0]), ops.mean(both[1])
+        gap_loss = ops.sum(centred * ops.stop_gradient(gaps), axis=1)
+        spread_loss = ops.sum(centred * ops.stop_gradient(spreads), axis=1)
+        return ops.mean(gap_loss), ops.mean(spread_loss)
 
 
 class TeacherLoss(_Part):

@@ -115,7 +115,7 @@ def read_all(folder_name: str) -> list[dict]:
         if all(mine.get(key) == other.get(key) for key in ("history", "test_accuracy")):
             del own[name]
     sources = (("published", published), ("yours", own))
-    return [each | {"source": source} for source, group in sources for each in group.values()]
+    return [record | {"source": source} for source, found in sources for record in found.values()]
 
 
 def find(folder_name: str, file_name: str) -> Path:

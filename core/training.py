@@ -123,8 +123,8 @@ class _Saver(keras.callbacks.Callback):
         super().__init__()
         self.batches, self.folder, self.epochs = batches, folder, epochs
         self.checkpoint_seconds, self.state = checkpoint_seconds, {}
-        self.watchers = [each for each in callbacks if getattr(each, "only_watches", False)]
-        stopping = [each for each in callbacks if isinstance(each, keras.callbacks.EarlyStopping)]
+        self.watchers = [item for item in callbacks if getattr(item, "only_watches", False)]
+        stopping = [item for item in callbacks if isinstance(item, keras.callbacks.EarlyStopping)]
         self.early_stopping = stopping[0] if stopping else None
 
     def find_checkpoint(self, name, resume):
@@ -148,7 +148,10 @@ class _Saver(keras.callbacks.Callback):
         self.seconds, self.clock = self.seconds + now - self.clock, now
         groups = {"model": self.model.variables, "optimizer": self.model.optimizer.variables}
         to_numpy = keras.ops.convert_to_numpy
-        arrays = {group: [to_numpy(each).copy() for each in groups[group]] for group in groups}
+        arrays = {
+            group: [to_numpy(variable).copy() for variable in variables]
+            for group, variables in groups.items()
+        }
         arrays["best"] = list(stopping.best_weights or []) if stopping else []
         self.state = {
             "epoch": epoch, "finished": finished, "stopped": self.model.stop_training,

@@ -118,8 +118,10 @@ def main():
         row = {"network": network, "precision": keras.config.dtype_policy().compute_dtype}
         runners = {"fit": keras_runner(network)}
         runners |= {kind: peer_runner(network, kind) for kind in PEERS}
-        seconds = take_turns(runners, TURNS)
-        row["images_per_second"] = {name: BATCH_SIZE / each for name, each in seconds.items()}
+        step_seconds = take_turns(runners, TURNS)
+        row["images_per_second"] = {
+            name: BATCH_SIZE / value for name, value in step_seconds.items()
+        }
         record["rows"].append(row)
         print(report(record), flush=True)
     if not chosen.only:

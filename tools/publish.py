@@ -69,7 +69,8 @@ def copy_results(runs: Path, results: Path):
     for path in published:
         files.append(runs / f"{path.stem}_generator.keras")
         if read_json(path)["seed"] == 0:  # its figures are named <record>_<word>.png
-            ends = [each.stem.removeprefix(path.stem) for each in runs.glob(f"{path.stem}_*.png")]
+            figures = runs.glob(f"{path.stem}_*.png")
+            ends = [figure.stem.removeprefix(path.stem) for figure in figures]
             files += [runs / f"{path.stem}{end}.png" for end in ends if end.count("_") == 1]
     for path in files:
         if path.exists():
@@ -132,7 +133,7 @@ def publish_notebook(executed: Path, target: Path):
         )
     for cell, executed_cell in zip(old, new, strict=True):
         shown = [] if "real-images" in cell.metadata.get("tags", []) else executed_cell.outputs
-        cell.outputs = [each for each in shown if each.get("name") != "stderr"]
+        cell.outputs = [output for output in shown if output.get("name") != "stderr"]
         cell.execution_count = executed_cell.execution_count
         for output in cell.outputs:
             as_jpeg(output.get("data", {}))

@@ -111,8 +111,9 @@ def expected(notebook: str) -> str:
 
 def gan_table() -> str:
     """Return the table of published GANs, shortest training first, and then of real images."""
-    made = [each for each in records.read("cifar100", published=True).values() if "fid" in each]
-    made = pandas.DataFrame(made).sort_values("seconds", kind="stable")
+    published = records.read("cifar100", published=True).values()
+    gans = [record for record in published if "fid" in record]
+    made = pandas.DataFrame(gans).sort_values("seconds", kind="stable")
     chosen = pandas.DataFrame(made["parameters"].to_list(), index=made.index)
     table = pandas.DataFrame({
         "GAN": made["name"].map("`{}`".format),

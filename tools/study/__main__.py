@@ -46,18 +46,18 @@ def show() -> None:
 
 def time_left() -> str:
     """Return the estimated hours of the missing runs, as a sentence, based on finished runs."""
-    done = [each for each in records.read(trainer.FOLDER).values() if "arm" in each]
-    names = {each["name"] for each in done}
+    done = [record for record in records.read(trainer.FOLDER).values() if "arm" in record]
+    names = {record["name"] for record in done}
     seconds, per_step = 0.0, {}
     for teacher in (False, True):
-        alike = [each for each in done if bool(each["teacher"]) == teacher]
-        steps = sum(each["steps"] for each in alike)
-        per_step[teacher] = sum(each["seconds"] for each in alike) / max(1, steps)
+        alike = [record for record in done if bool(record["teacher"]) == teacher]
+        steps = sum(record["steps"] for record in alike)
+        per_step[teacher] = sum(record["seconds"] for record in alike) / max(1, steps)
     per_step[True] = per_step[True] or 3 * per_step[False]  # until a run with a teacher has ended
     for arm in arms.ARMS:
         missing = [seed for seed in arm.seeds if f"{arm.name}-seed{seed}" not in names]
-        made = [each for each in done if each["arm"] == arm.name and each["trial"]]
-        trials = sum(map(len, arm.stages)) - len(made)
+        finished = sum(record["arm"] == arm.name and record["trial"] for record in done)
+        trials = sum(map(len, arm.stages)) - finished
         steps = arm.steps * len(missing) + trials * (arm.trial_steps or arm.steps)
         seconds += steps * per_step[arm.teacher]
     return f"About {seconds / 3600:.1f} hours are left"

@@ -44,9 +44,8 @@ class Arm:
 
 def grid(**values) -> tuple[dict, ...]:
     """Return all combinations of the values, as dictionaries."""
-    return tuple(
-        dict(zip(values, each, strict=True)) for each in itertools.product(*values.values())
-    )
+    combinations = itertools.product(*values.values())
+    return tuple(dict(zip(values, chosen, strict=True)) for chosen in combinations)
 
 
 def augment() -> list[Arm]:

@@ -35,14 +35,14 @@ COMPRESS = {
 def draw_augment(axis: Axes, found: dict) -> None:
     """Draw the paired differences in test accuracy, with GAN images minus without, in points."""
     gains = {label: report.gains(found, *pair) for label, pair in AUGMENT.items()}
-    gains = {label: each for label, each in gains.items() if each}
+    gains = {label: points for label, points in gains.items() if points}
     axis.axvspan(-1, 1, color="0.92", label="less than one point")
     axis.axvline(0, color="0.4", lw=1)
-    for row, each in enumerate(gains.values()):
-        above = np.full(len(each), row - 0.12)
+    for row, points in enumerate(gains.values()):
+        above = np.full(len(points), row - 0.12)
         label = "" if row else "one seed and GAN"
-        axis.plot(each, above, "o", color=ORANGE, ms=4, alpha=0.7, label=label)
-        _mark(axis, each, row + 0.12, ORANGE, label="" if row else "mean, 95 % interval")
+        axis.plot(points, above, "o", color=ORANGE, ms=4, alpha=0.7, label=label)
+        _mark(axis, points, row + 0.12, ORANGE, label="" if row else "mean, 95 % interval")
     axis.set_yticks(range(len(gains)), list(gains))
     axis.set_ylim(max(1, len(gains)) - 0.5, -0.5)
     axis.set_xlabel("test accuracy with GAN images minus without (points)")
@@ -57,9 +57,9 @@ def draw_stand_in(axis: Axes, found: dict) -> None:
     ):
         sizes = [size for size in SIZES if f"few-{size}{ending}" in found]
         runs = [_accuracies(found, f"few-{size}{ending}") for size in sizes]
-        axis.plot(sizes, [each.mean() for each in runs], "-", color=colour, label=label)
-        for size, each in zip(sizes, runs, strict=True):
-            _mark(axis, each, size, colour, vertical=True)
+        axis.plot(sizes, [accuracies.mean() for accuracies in runs], "-", color=colour, label=label)
+        for size, accuracies in zip(sizes, runs, strict=True):
+            _mark(axis, accuracies, size, colour, vertical=True)
     if "few-0-gan" in found:
         alone = _accuracies(found, "few-0-gan").mean()
         axis.axhline(alone, ls="--", color=GREEN, label="GAN images alone")
@@ -89,11 +89,11 @@ PANELS = {"augment": draw_augment, "stand_in": draw_stand_in, "compress": draw_c
 def draw(found: dict, folder: Path) -> None:
     """Save one figure per question, and all three as study.png, in `folder`."""
     together = Figure(figsize=(15, 4.2), layout="constrained")
-    for axis, (name, panel) in zip(together.subplots(1, 3), PANELS.items(), strict=True):
+    for third, (name, panel) in zip(together.subplots(1, 3), PANELS.items(), strict=True):
         alone = Figure(figsize=(6.4, 4.2), layout="constrained")
-        for each in (axis, alone.subplots()):
-            panel(each, found)
-            each.set_title(TITLES[name], fontsize=11, loc="left")
+        for axis in (third, alone.subplots()):
+            panel(axis, found)
+            axis.set_title(TITLES[name], fontsize=11, loc="left")
         alone.savefig(folder / f"study_{name}.png", dpi=110, metadata={"Software": None})
     together.savefig(folder / "study.png", dpi=110, metadata={"Software": None})
 

@@ -74,8 +74,8 @@ def planned(found: dict) -> dict[str, dict]:
     The p values are adjusted for all four planned comparisons, finished or not.
     """
     made = {name: gains(found, *arms) for name, arms in PLANNED.items()}
-    made = {name: each for name, each in made.items() if len(each) == len(SEEDS)}
-    tests = {name: scipy.stats.ttest_1samp(each, 0) for name, each in made.items()}
+    made = {name: points for name, points in made.items() if len(points) == len(SEEDS)}
+    tests = {name: scipy.stats.ttest_1samp(points, 0) for name, points in made.items()}
     missing = [1.0] * (len(PLANNED) - len(made))  # unfinished comparisons count with p = 1
     adjusted = holm([test.pvalue for test in tests.values()] + missing)
     return {

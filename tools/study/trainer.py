@@ -48,8 +48,8 @@ class Distilled(keras.Model):
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         probabilities = call_frozen(self.teacher, x)
         targets, outputs = (
-            ops.softmax(ops.log(ops.maximum(ops.cast(each, "float32"), 1e-7)) / self.temperature)
-            for each in (probabilities, y_pred)
+            ops.softmax(ops.log(ops.maximum(ops.cast(p, "float32"), 1e-7)) / self.temperature)
+            for p in (probabilities, y_pred)
         )
         loss = keras.losses.categorical_crossentropy(targets, outputs)
         return self.temperature**2 * ops.mean(loss)
@@ -221,7 +221,7 @@ def choose(arm: Arm) -> Arm:
     were chosen for that arm are used instead.
     """
     if arm.borrowed:
-        donor = next(each for each in ARMS if each.name == arm.borrowed)
+        donor = next(other for other in ARMS if other.name == arm.borrowed)
         tried = {name for stage in donor.stages for settings in stage for name in settings}
         chosen = choose(donor)
         return dataclasses.replace(arm, **{name: getattr(chosen, name) for name in tried})
