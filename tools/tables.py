@@ -26,7 +26,7 @@ def tables() -> dict[str, dict[str, str]]:
     return {
         "README.md": {"summary": summary_table(comparison.groups(runs))},
         "docs/results.md": {
-            "classifiers": comparison.runs_table(runs),
+            "classifiers": comparison.runs_table(runs).replace("published: ", ""),
             "pairs": "\n".join(comparison.pairs_table(pair) for pair in comparison.pairs(runs)),
             "gans": gan_table(),
             "arms": report.arms_table(study),

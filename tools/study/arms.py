@@ -113,7 +113,7 @@ def compress_more() -> list[Arm]:
 def doses() -> list[Arm]:
     """Return exploratory arms of question 1, with the recipe of notebook 2 at 45,000 photographs.
 
-    They vary the number of GAN images, their quality, the number of steps, and which of them count.
+    They vary the number of GAN images, their quality, the number of steps, and which images count.
     """
     without = Arm("dose-0", rate=2e-3, early_stopping=True)
     merged = dataclasses.replace(without, gan="long", per_class=50, seeds=THREE_SEEDS)
@@ -128,6 +128,10 @@ def doses() -> list[Arm]:
             "share": 1 / 11, "per_class": 450, "control": "dose-0", "seeds": SEEDS,
         },
     }  # fmt: skip
+    others |= {
+        f"alone-{gan}": {"gan": gan, "photographs": 0, "per_class": 450, "seeds": (0,)}
+        for gan in ("short", "long", "longer")
+    }
     return [
         without,
         *(dataclasses.replace(merged, name=name, **values) for name, values in others.items()),
