@@ -1,16 +1,16 @@
 # To use another Python: make run PYTHON=python3.12
-SCALES = long tenth fast imagenet wide wide-resnet best gpu
-.PHONY: help run $(SCALES) draw classify test quick browser soak fuzz bench study study-smoke lab lint format publish clean
+RECIPES = long tenth fast imagenet wide wide-resnet best gpu
+.PHONY: help run $(RECIPES) draw classify test quick browser soak fuzz bench study study-smoke lab lint format publish clean
 PYTHON ?= python3
 BIN = .venv/bin
 
 help:  ## show this list
-	@sed -n 's/^$$(SCALES):/$(SCALES):/; /^[a-z]/s/:.*  ## /: /p' Makefile
+	@sed -n 's/^$$(RECIPES):/$(RECIPES):/; /^[a-z]/s/:.*  ## /: /p' Makefile
 
 run: .venv/run  ## run the three notebooks from top to bottom, with their default parameters
 	$(BIN)/python -m tools.run $(if $(DATASET),--dataset $(DATASET)) $(ARGS)
 
-$(SCALES): .venv/run  ## run notebooks with a recipe from recipes.toml
+$(RECIPES): .venv/run  ## run notebooks with a recipe from recipes.toml
 	$(BIN)/python -m tools.run $@ $(if $(DATASET),--dataset $(DATASET)) $(ARGS)
 
 draw: .venv/run  ## draw images with the published generator: make draw CLASS=sunflower
@@ -22,13 +22,13 @@ classify: .venv/run  ## classify a picture with the published network: make clas
 test: .venv/dev  ## run all tests
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
 
-quick: .venv/dev  ## run only the fast tests, of about a second each
+quick: .venv/dev  ## run only the fast tests (about a second each)
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m "not slow" $(ARGS)
 
 browser: .venv/dev  ## test the notebooks in Jupyter Lab, with the system's Chromium
 	$(BIN)/python -m pytest tests/browser.py $(ARGS)
 
-soak: .venv/dev  ## kill and resume training twenty times, of the GAN and of the classifier
+soak: .venv/dev  ## kill and resume the training of the classifier and of the GAN, twenty times each
 	KILLS=20 $(BIN)/python -m pytest -s tests/test_interruptions.py tests/test_gan.py -k killed
 
 fuzz: .venv/dev  ## test with 500 damaged or made-up files of each kind

@@ -20,7 +20,8 @@ def split(labels: np.ndarray, validation: float = 0.1, real_fraction: float = 1.
 
     `labels` (n,) are those of the official training images. Of each class, the fraction
     `validation` is held out. Then only the fraction `real_fraction` (0 to 1) of both parts is kept,
-    but at least one training image and two validation images of each class. A larger
+    but at least one training image and, if as many are held out, two validation images of each
+    class. A larger
     `real_fraction` keeps every image that a smaller one keeps.
     """
     rng = np.random.default_rng(seed)  # the published generators were trained on this split
@@ -77,8 +78,8 @@ def draw_curves(histories: dict[str, dict]) -> Figure:
     `histories` maps the name of a run to its history, a dictionary with a list per metric.
     """
     figure, (loss, accuracy) = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
-    colours = seaborn.color_palette("colorblind")
-    for colour, (name, history) in zip(colours, histories.items(), strict=False):
+    colours = seaborn.color_palette("colorblind", len(histories))
+    for colour, (name, history) in zip(colours, histories.items(), strict=True):
         epochs = range(1, len(history["loss"]) + 1)
         for axis, metric, scale in ((loss, "loss", 1), (accuracy, "accuracy", 100)):
             training = scale * np.array(history[metric])

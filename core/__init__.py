@@ -1,4 +1,4 @@
-"""What the notebooks stand on. It prepares TensorFlow, so import it before Keras."""
+"""The code that the notebooks share. It configures TensorFlow, so import it before Keras."""
 
 import os
 import sys
@@ -10,9 +10,9 @@ HEADLESS = "HEADLESS" in os.environ  # set by tools/run.py, where nobody watches
 # Notebooks show their figures, whatever MPLBACKEND says in the shell.
 if "ipykernel" in sys.modules and (shell := sys.modules["IPython"].get_ipython()):
     shell.run_line_magic("matplotlib", "inline")
-# Not what ~/.keras/keras.json says: KERAS_BACKEND alone chooses another backend.
+# This ignores ~/.keras/keras.json: only KERAS_BACKEND chooses another backend.
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-# A notebook that is idle leaves the memory of a GPU to the next one.
+# Take GPU memory only as needed, so that one notebook does not claim all of it.
 os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # the same in JAX
 # oneDNN's convolutions make a training step 1.9 times faster on a CPU without AVX-512, where

@@ -54,7 +54,10 @@ class Dataset:
 
 
 def search_places() -> list[Path]:
-    """Return the places to search: CIFAR100_DIR if it is set, else ./data and Keras's cache."""
+    """Return the places to search: CIFAR100_DIR if it is set, else data/ and Keras's cache.
+
+    A relative CIFAR100_DIR is looked for in the current folder, and then in the repository.
+    """
     if given := os.environ.get("CIFAR100_DIR"):
         places = [base / Path(given).expanduser() for base in (Path.cwd(), core.ROOT)]
         return list(dict.fromkeys(places))  # only one place if the path is absolute
@@ -63,10 +66,10 @@ def search_places() -> list[Path]:
 
 
 def find_cifar100() -> Path | None:
-    """Return a folder with all files of CIFAR-100 and the official hashes, or None.
+    """Return a folder with intact copies of all files of CIFAR-100, or None if there is none.
 
-    An archive is unpacked to ./data. Damaged copies are reported and skipped. Raises `DataError` if
-    CIFAR100_DIR is set and no intact copy is found there.
+    An archive is unpacked to data/ in the repository. Damaged copies are reported and skipped.
+    Raises `DataError` if CIFAR100_DIR is set and no intact copy is found there.
     """
     for place in search_places():
         for folder in (place, place / FOLDER, place / f"{FOLDER}-target" / FOLDER):
@@ -76,16 +79,16 @@ def find_cifar100() -> Path | None:
                 if found == CIFAR100_MD5:
                     return folder
                 wrong = ", ".join(name for name in found if found[name] != CIFAR100_MD5[name])
-                print(f"{folder} is damaged, so it is passed over: the md5 of {wrong} is wrong")
+                print(f"{folder} is damaged and is skipped: the md5 of {wrong} is wrong")
         for archive in (place, place / f"{FOLDER}.tar.gz"):
             if archive.is_file():
                 try:
                     return unpack(archive, core.ROOT / "data" / FOLDER)
                 except Exception as error:  # a damaged archive can raise anything
-                    print(f"{archive} cannot be used, so it is passed over: {error!s:.200}")
+                    print(f"{archive} cannot be used and is skipped: {error!s:.200}")
     if given := os.environ.get("CIFAR100_DIR"):
-        expected = f"expected the official files train, test and meta, or {FOLDER}.tar.gz"
-        raise DataError(f"CIFAR100_DIR={given}: {expected}")
+        expected = f"Expected the official files train, test and meta, or {FOLDER}.tar.gz."
+        raise DataError(f"There is no intact copy of CIFAR-100 in CIFAR100_DIR={given}. {expected}")
     return None
 
 
@@ -140,8 +143,8 @@ def download_cifar100(urls: tuple[str, ...] = CIFAR100_URLS, sha256: str = CIFAR
                       timeout: float = 30) -> Path:  # fmt: skip
     """Download CIFAR-100 from the first mirror that works, and return the folder of its files.
 
-    The folder is ./data/cifar-100-python. `timeout` is in seconds, for each read. Raises
-    `DownloadError` if no mirror works.
+    The folder is data/cifar-100-python in the repository. `timeout` is in seconds, for each read.
+    Raises `DownloadError` if no mirror works.
     """
     data, failures = core.ROOT / "data", ""
     data.mkdir(exist_ok=True)
@@ -165,9 +168,9 @@ def download_cifar100(urls: tuple[str, ...] = CIFAR100_URLS, sha256: str = CIFAR
 def unpack(archive: Path, target: Path) -> Path:
     """Unpack the dataset's three files into the folder `target`, and return it.
 
-    They are read by name, so no path inside the archive is followed, and renamed when all have the
-    right md5, so neither interruptions nor simultaneous runs leave partial files. Raises
-    `DataError` if one is damaged, and other errors if the archive is.
+    The files are read by name, so no path inside the archive is followed. They are moved to their
+    place once all of them have the right md5, so neither interruptions nor simultaneous runs leave
+    partial files. Raises `DataError` if a file is damaged, and other errors if the archive is.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".unpacked-") as folder:

@@ -195,7 +195,7 @@ class CodeReader:
             if package not in sys.stdlib_module_names and package not in installed_distributions():
                 try:
                     self.read_global(module, importlib.import_module(module), attributes)
-                except ImportError as error:
+                except (ImportError, ValueError) as error:  # ValueError: `from . import ...`
                     self.cannot_read(f"{name} imports {module}, which fails ({error})")
 
     def read_global(self, name, value, attributes):
@@ -285,11 +285,14 @@ def _readable(code: types.CodeType) -> list:
 
 
 def _without_counters(config: Any) -> Any:
-    """Return a configuration with names as conv2d#3: Keras's numbers depend on the process."""
-    text = json.dumps(config)
+    """Return a configuration with names numbered by position, as conv2d#3.
+
+    Keras's own numbers depend on what the process has created before.
+    """
+    text = json.dumps(config, ensure_ascii=False)
     for place, name in enumerate(dict.fromkeys(re.findall(r'"name": ("[^"]+")', text))):
         numbered = f'"{re.sub(r"_[0-9]+$", "", name[1:-1])}#{place}"'
-        text = re.sub(re.escape(name) + "(?!:)", numbered, text)  # values, not keys
+        text = re.sub(re.escape(name) + "(?!:)", lambda _, new=numbered: new, text)  # not keys
     return json.loads(text)
 
 

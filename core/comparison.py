@@ -36,7 +36,7 @@ def frame(records: list[dict]) -> pandas.DataFrame:
 
 
 def groups(runs: pandas.DataFrame) -> list[pandas.DataFrame]:
-    """Return groups of runs that differ only in their seed, best mean first, each seed once."""
+    """Return groups of runs that differ only in their seed, sorted by mean, each seed once."""
     if runs.empty:
         return []
     found = [group for _, group in runs.groupby(ALIKE, dropna=False)]
@@ -59,7 +59,7 @@ def label(group: pandas.DataFrame) -> str:
 
 
 def mean_with_interval(fractions, unit: str = "%") -> str:
-    """Return the mean of fractions in per cent, of several with half its 95 % interval."""
+    """Return the mean of `fractions` in per cent, and ± half its 95 % interval if several."""
     values = 100 * np.asarray(fractions, float)
     if len(values) < 2:
         return f"{values.mean():.1f} {unit}"

@@ -62,7 +62,7 @@ def key(fingerprint: dict) -> str:
 def recipe(fingerprint: dict) -> str:
     """Return eight hexadecimal digits that runs share if only seed, images and steps differ.
 
-    This is not the name of a recipe in recipes.toml, whose settings it includes.
+    Not to be confused with the recipes in recipes.toml, whose settings this digest covers.
     """
     kept = {
         path: value for path, value in _leaves(fingerprint)

@@ -12,7 +12,7 @@ import core
 
 
 class LiveFigure(keras.callbacks.Callback):
-    """In Jupyter, shows `draw`'s figure of the history, a list per metric, after each epoch."""
+    """In Jupyter, shows the figure that `draw` returns for the history, a list per metric."""
 
     only_watches = True
 

@@ -102,13 +102,20 @@ class Scorer(keras.callbacks.Callback):
 class EpochPictures(LiveFigure):
     """After each epoch, generates one image per label from the same noise and saves the images.
 
-    In Jupyter, a figure shows them during training. `training.fit` sets `folder`, where they are.
+    In Jupyter, a figure shows them during training. `training.fit` sets `folder`, in which they are
+    saved.
     """
 
     def __init__(self, labels: np.ndarray, class_names: Sequence[str], seed: int):
         super().__init__(lambda history: self.figure())
         self.labels, self.seed = labels, seed
         self.names = [class_names[label].replace(" ", "\n") for label in labels]
+
+    def on_train_begin(self, logs=None):
+        super().on_train_begin(logs)
+        if not self.history and devices.is_chief():  # the run starts from the first epoch
+            for path in self.folder.glob("pictures-*.npy"):
+                path.unlink()
 
     def on_epoch_end(self, epoch, logs=None):
         images = generate(self.model.average.network, self.labels, self.seed, stream="epochs")
@@ -121,12 +128,14 @@ class EpochPictures(LiveFigure):
         """Return a figure with one row of images per epoch, for at most `max_rows` epochs."""
         paths = sorted(self.folder.glob("pictures-*.npy"))
         indices = np.unique(np.linspace(0, len(paths) - 1, min(max_rows, len(paths))).astype(int))
-        rows = [np.concatenate(list(np.load(paths[index])), axis=1) for index in indices]
+        shown = [paths[index] for index in indices]
+        rows = [np.concatenate(list(np.load(path)), axis=1) for path in shown]
+        epochs = [f"epoch {int(path.stem.removeprefix('pictures-'))}" for path in shown]
         size = 0.85 * len(self.labels) + 1, 0.85 * len(rows) + 0.8
         figure, axis = plt.subplots(figsize=size, layout="constrained")
         axis.imshow(np.concatenate(rows))
         axis.set_xticks(16 + 32 * np.arange(len(self.names)), self.names, fontsize=8)
-        axis.set_yticks(16 + 32 * np.arange(len(rows)), [f"epoch {index + 1}" for index in indices])
+        axis.set_yticks(16 + 32 * np.arange(len(rows)), epochs)
         axis.tick_params(length=0)
         return figure
 

@@ -15,7 +15,7 @@ PLAIN = (bool, int, float, str, list, tuple, type(None))  # types of parameters
 
 
 class Name:
-    """Allows names of training runs that match a regular expression; `words` describe it."""
+    """A limit that allows names of runs matching a regular expression, which `words` describe."""
 
     def __init__(self, pattern: str, words: str):
         self.pattern, self.words = re.compile(pattern), words
@@ -56,7 +56,7 @@ def check_parameters(values: dict, notebook: str) -> dict:
     """
     parameters = {k: v for k, v in values.items() if k.isupper() and isinstance(v, PLAIN)}
     if wrong := wrong_values(parameters, notebook):
-        raise ValueError("wrong parameters:\n  " + "\n  ".join(wrong))
+        raise ValueError("Invalid parameters:\n  " + "\n  ".join(wrong))
     known = [*LIMITS, "RUN"]
     for name, value in parameters.items():
         near = difflib.get_close_matches(name, known, 1, cutoff=0.85)
@@ -99,4 +99,5 @@ def _in_words(limit: Any) -> str:
     if _is_range(limit):
         kind = "a whole number" if isinstance(limit[0], int) else "a number"
         return f"{kind} from {limit[0]} to {limit[1]}"
-    return f"one of {limit[:10]}"
+    choices = ", ".join(map(repr, limit[:10]))
+    return f"one of {choices}" + (f", ... up to {limit[-1]!r}" if len(limit) > 10 else "")

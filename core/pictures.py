@@ -25,21 +25,22 @@ def read(path: str | Path = "") -> np.ndarray:
 def open_rgb(path: Path) -> Image.Image:
     """Return the image in a file as an upright RGB image.
 
-    It is turned as its EXIF data say. Of an animation, the first frame is used; transparent pixels
-    become white, and 16 bits per channel become eight. Raises `DataError`, which names the file and
-    the reason, if there is no image that Pillow can read, if it has more than `MAX_PIXELS` pixels,
-    or if it has 32 bits per channel, because the range of such values is unknown.
+    It is rotated according to its EXIF orientation. Of an animation, the first frame is used;
+    transparent pixels become white, and 16 bits per channel become eight. Raises `DataError`, which
+    names the file and the reason, if there is no image that Pillow can read, if it has more than
+    `MAX_PIXELS` pixels, or if it has 32 bits per channel, because the range of such values is
+    unknown.
     """
     try:
         if not path.is_file():  # a folder, a broken link, or a pipe that would never end
-            raise ValueError("not a file" if path.exists() else "no such file")
+            raise ValueError("it is not a file" if path.exists() else "there is no such file")
         with Image.open(path) as image:
             if image.width * image.height > MAX_PIXELS:
                 limit = f"at most {MAX_PIXELS / 1e6:.0f} million are allowed"
-                raise ValueError(f"{image.width}x{image.height} pixels, {limit}")
+                raise ValueError(f"it has {image.width}x{image.height} pixels, and {limit}")
             image = ImageOps.exif_transpose(image)
             if image.mode in ("I", "F"):
-                raise ValueError("32 bits per channel. Save it with 8 bits per channel")
+                raise ValueError("it has 32 bits per channel. Save it with 8 bits per channel")
             if image.mode.startswith("I;16"):  # which Pillow would clip to 255
                 image = Image.fromarray((np.asarray(image) // 257).astype("uint8"))
             if image.has_transparency_data:
@@ -47,7 +48,7 @@ def open_rgb(path: Path) -> Image.Image:
                 image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
             return image.convert("RGB")
     except Exception as error:  # a broken image can raise anything
-        found = str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"
-        if path.suffix.lower() in (".heic", ".heif"):
-            found = "HEIC, which Pillow cannot read: export it as JPEG"
-        raise DataError(f"{path}: expected an image, found {found}") from error
+        reason = str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"
+        if path.is_file() and path.suffix.lower() in (".heic", ".heif"):
+            reason = "Pillow cannot read HEIC, so export it as JPEG"
+        raise DataError(f"{path} cannot be used as an image: {reason}") from error

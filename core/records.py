@@ -129,16 +129,16 @@ def find(folder_name: str, file_name: str) -> Path:
 
 
 def image_manifest(folder_name: str, run: str, **changes) -> dict:
-    """Return the entries of a GAN's record that the manifest of its images repeats.
+    """Return the part of a GAN's record that is copied into the manifest of its images.
 
     `changes` are the parameters that differ when the images are generated. Raises `DataError` if
     the checksum of the generator's file is not the one in the record.
     """
-    record = read_json(find(folder_name, f"{run}.json"))
+    keys = ("dataset", "dataset_md5", "train_digest", "seed", "generator_sha256", "steps")
+    record = read_json(find(folder_name, f"{run}.json"), keys)
     generator = find(folder_name, f"{run}_generator.keras")
     if file_sha256(generator) != record["generator_sha256"]:
         advice = "Run notebook 1 with TRAIN = True."
         raise DataError(f"{generator} does not belong to the record {run}.json. {advice}")
-    keys = ("dataset", "dataset_md5", "train_digest", "seed", "generator_sha256", "steps")
     kept = {key: record[key] for key in keys}
     return {"run": run} | kept | {"parameters": record["parameters"] | changes}

@@ -19,10 +19,10 @@ import core
 from core import checkpoints, devices, fingerprint
 from core.files import atomic_write
 
-EARLY_STOPPING_STATE = ("wait", "stopped_epoch", "best")
+EARLY_STOPPING_STATE = ("wait", "stopped_epoch", "best", "best_epoch")
 LOST_WORKER = ("UnavailableError", "AbortedError", "CancelledError", "DeadlineExceededError")
 CONTINUE = "to continue from the newest checkpoint."
-WITHOUT_EFFECT = ("verbose", "validation_batch_size")  # arguments of Keras's fit
+WITHOUT_EFFECT = ("verbose", "validation_batch_size")  # arguments of `fit` that change no weights
 
 
 class WorkerLostError(RuntimeError):
@@ -45,11 +45,11 @@ def fit(model: keras.Model, batches: keras.utils.PyDataset, *, epochs: int, fold
     `only_watches` is true are left out of the fingerprint; their attributes `folder` and `history`
     (of earlier epochs) are set before training.
 
-    Returns what a record needs to describe the run: `history` (one list per metric), `seconds`,
-    `steps` and the other keys at the end of this function. `recipe` identifies the settings of a
-    run apart from its seed, images and number of steps. Raises `CheckpointError` if the folder is
-    in use or cannot be written, `DivergedError` if a logged value is not finite, and
-    `WorkerLostError` if another worker is lost.
+    `arguments` go to Keras's `fit`. Returns what a record needs to describe the run: `history` (one
+    list per metric), `seconds`, `steps`, `epochs_run`, the precision, the seed and so on. `recipe`
+    identifies the settings of a run apart from its seed, images and number of steps. Raises
+    `CheckpointError` if the folder is in use or cannot be written, `DivergedError` if a logged
+    value is not finite, and `WorkerLostError` if another worker is lost.
     """
     folder, strategy = Path(folder), devices.strategy()
     checkpoints.claim(folder)
@@ -84,7 +84,8 @@ def _train(model, batches, saver, callbacks, arguments):
             model.fit(batches, initial_epoch=first, epochs=saver.epochs, shuffle=False,
                       callbacks=[ReuseMemory(), *callbacks, saver], **arguments)  # fmt: skip
         except KeyboardInterrupt:  # hide the long traceback through Keras
-            raise KeyboardInterrupt(f"Training was interrupted. Run it again {CONTINUE}") from None
+            advice = f"Run this cell again {CONTINUE}" if saver.resume else "It cannot be resumed."
+            raise KeyboardInterrupt(f"Training was interrupted. {advice}") from None
         except Exception as error:
             if not (devices.is_multi_worker() and type(error).__name__ in LOST_WORKER):
                 raise
@@ -122,13 +123,14 @@ class _Saver(keras.callbacks.Callback):
     def __init__(self, batches, folder, epochs, callbacks, checkpoint_seconds):
         super().__init__()
         self.batches, self.folder, self.epochs = batches, folder, epochs
-        self.checkpoint_seconds, self.state = checkpoint_seconds, {}
+        self.checkpoint_seconds, self.state, self.resume = checkpoint_seconds, {}, True
         self.watchers = [item for item in callbacks if getattr(item, "only_watches", False)]
         stopping = [item for item in callbacks if isinstance(item, keras.callbacks.EarlyStopping)]
         self.early_stopping = stopping[0] if stopping else None
 
     def find_checkpoint(self, name, resume):
-        """Load the newest intact checkpoint and print its progress, or clear the folder."""
+        """Load the newest intact checkpoint and print its progress, or remove all checkpoints."""
+        self.resume = resume
         self.state = (resume and checkpoints.newest(self.folder)) or {}
         if self.state:
             finished, epoch = self.state["finished"], self.state["epoch"]
@@ -214,5 +216,6 @@ class ReuseMemory(keras.callbacks.Callback):
         on_tensorflow = keras.backend.backend() == "tensorflow"
         if batch == 0 and on_tensorflow and platform.libc_ver()[0] == "glibc":
             mallopt, trim_threshold, mmap_threshold = ctypes.CDLL(None).mallopt, -1, -3  # malloc.h
-            mallopt(mmap_threshold, 2**30)
+            if not mallopt(mmap_threshold, 2**30):
+                mallopt(mmap_threshold, 2**25)  # the most that older versions of glibc accept
             mallopt(trim_threshold, 2**31 - 1)

@@ -35,7 +35,7 @@ def _closed_figures():
 
 @pytest.fixture
 def project(tmp_path, monkeypatch):
-    """An empty project root and an empty Keras cache: nothing is found there, nothing leaves it."""
+    """An empty project root and an empty Keras cache, in which tests find and leave nothing."""
     monkeypatch.setattr(core, "ROOT", tmp_path)
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
     return tmp_path
@@ -43,7 +43,7 @@ def project(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="session")
 def copy(tmp_path_factory):
-    """A copy of the project as git has it, where notebooks can be run for real."""
+    """A copy of the project's files, in which notebooks can really be run."""
     folder = tmp_path_factory.mktemp("project")
     for name in ("utils.py", "recipes.toml", "README.md", ".gitignore"):
         shutil.copy(ROOT / name, folder)
@@ -73,7 +73,7 @@ def process_of(script, *arguments, folder=ROOT, **variables):
 
 
 def run_script(script, *arguments, timeout=300, **choices):
-    """Run such a script to its end; return its status and what it printed."""
+    """Run a script to its end; return its status and what it printed."""
     options = process_of(script, *arguments, **choices)
     return subprocess.run(**options, capture_output=True, timeout=timeout)
 

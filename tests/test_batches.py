@@ -69,7 +69,7 @@ def test_the_next_batches_are_made_in_threads_while_a_gpu_trains(monkeypatch):
         assert_equal(ahead[step], plain[step])
 
 
-def test_an_epoch_shows_every_image_once_and_full_batches():
+def test_an_epoch_shows_every_image_in_full_batches():
     images, labels = np.zeros((50, 32, 32, 3), np.uint8), np.arange(50)
     made = Batches(images, labels, 20)
     shown = np.concatenate([made[i][1].argmax(1) for i in range(len(made))])

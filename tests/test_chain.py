@@ -88,7 +88,7 @@ def test_the_chain_says_what_it_runs_and_writes_every_record_in_full(chain):
 
 
 @pytest.mark.parametrize("name", ["vgg16_gan", "vgg16", "resnet", "imagenet"])
-def test_what_is_recorded_is_the_network_that_stopped_on_validation_images(chain, name):
+def test_records_and_files_are_of_the_network_with_the_lowest_validation_loss(chain, name):
     folder, _, made = chain
     data = utils.load("shapes100")
     _, validation = utils.split(data.y_train, real_fraction=0.2)
@@ -150,8 +150,8 @@ class WeightedLoss(keras.losses.Loss):
 """
 
 
-def test_an_edited_cell_is_trained_and_an_edit_taken_back_finds_the_old_runs(chain):
-    """The second promise, as a reader breaks it: an attribute whose name begins with _."""
+def test_editing_a_cell_retrains_and_undoing_the_edit_finds_the_old_runs(chain):
+    """The edit changes only an attribute whose name begins with an underscore."""
     folder, _, first = chain
     path, losses = folder / "notebooks" / f"{VGG16}.ipynb", []
     text = path.read_text(encoding="utf-8")

@@ -55,7 +55,7 @@ def test_runs_of_another_kind_are_never_averaged_or_paired(change):
 
 
 def test_other_images_are_another_experiment():
-    """More of them, or a reader trains another GAN and repeats one of three seeds with it."""
+    """For example, one of three seeds was repeated with more images, or with another GAN."""
     for change in ({"gan": 50}, {"synthetic_digest": "b"}):
         records = [*pair(0), *pair(1), pair(2)[0], pair(2, 0.05, **change)[1]]
         assert names(records) == [["s2_gan"], ["s0_gan", "s1_gan"], ["s0", "s1", "s2"]]
@@ -92,7 +92,7 @@ def test_means_and_students_intervals_agree_with_scipy():
     assert comparison.mean_with_interval([0.5899]) == "59.0 %"
 
 
-def test_tables_say_whose_a_run_is(recwarn):
+def test_tables_mark_runs_as_published_or_yours(recwarn):
     records = [run("a"), run("r", model="R", accuracy=0.6)]
     records[1] |= {"source": "yours", "device": "NVIDIA H100"}
     runs = comparison.frame(records)

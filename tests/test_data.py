@@ -37,7 +37,8 @@ def md5(data):
 def write_files(folder):
     """Write small files in the official format."""
     folder.mkdir(parents=True, exist_ok=True)
-    [(folder / name).write_bytes(data) for name, data in FILES.items()]
+    for name, data in FILES.items():
+        (folder / name).write_bytes(data)
     return folder
 
 
@@ -56,7 +57,7 @@ def test_cifar100_is_found_in_the_usual_folders_in_order(project, monkeypatch):
     monkeypatch.setenv("CIFAR100_DIR", str(write_files(project / "elsewhere")))
     assert cifar100.find_cifar100() == project / "elsewhere"
     (project / "elsewhere" / "test").unlink()
-    with pytest.raises(DataError, match="elsewhere: expected the official files train, test"):
+    with pytest.raises(DataError, match="elsewhere. Expected the official files train, test"):
         cifar100.find_cifar100()
 
 
@@ -76,7 +77,7 @@ def test_cifar100_dir_may_be_relative_begin_with_a_tilde_or_lie_above(project, m
 
 @pytest.mark.parametrize("place", ["data", "keras/datasets", "given"])
 def test_an_archive_is_unpacked_where_it_is_found(project, monkeypatch, capsys, place):
-    """Whoever packed it, as the hashes are those of the files in it."""
+    """It does not matter who packed it: only the hashes of the files in it are compared."""
     made = write_files(project / "made" / "cifar-100-python")
     path = project / place / "cifar-100-python.tar.gz"
     path.parent.mkdir(parents=True)
@@ -89,7 +90,7 @@ def test_an_archive_is_unpacked_where_it_is_found(project, monkeypatch, capsys, 
 
     (made / "test").write_bytes(b"damaged")
     pack()
-    with pytest.raises(DataError, match="expected the official") if place == "given" else NOTHING:
+    with pytest.raises(DataError, match="Expected the official") if place == "given" else NOTHING:
         assert cifar100.find_cifar100() is None
     assert f"{path} cannot be used" in capsys.readouterr().out
     (made / "test").write_bytes(FILES["test"])
@@ -103,7 +104,7 @@ def test_a_damaged_copy_is_named_and_a_complete_one_is_used(project, capsys):
     bad = write_files(project / "data" / "cifar-100-python")
     (bad / "train").write_bytes(FILES["train"][:-1])
     assert cifar100.find_cifar100() == good
-    words = f"{bad} is damaged, so it is passed over: the md5 of train is wrong\n"
+    words = f"{bad} is damaged and is skipped: the md5 of train is wrong\n"
     assert capsys.readouterr().out == words
     (good / "meta").write_bytes(b"")
     assert cifar100.find_cifar100() is None  # so that it is downloaded again
@@ -121,7 +122,7 @@ def test_a_copy_on_disk_is_loaded_and_an_altered_one_refused(project, monkeypatc
     assert data.superclass_of.tolist() == [label // 5 for label in range(100)]
     path.write_bytes(FILES["train"] + b"x")
     monkeypatch.setenv("CIFAR100_DIR", str(path.parent))
-    with pytest.raises(DataError, match="expected the official files train, test and meta"):
+    with pytest.raises(DataError, match="Expected the official files train, test and meta"):
         datasets.load("cifar100")
 
 
@@ -186,7 +187,7 @@ class Mirror(http.server.SimpleHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def download(tmp_path_factory):
-    """A function that downloads from mirrors on this machine, which behave as they are called."""
+    """A function that downloads from mirrors on this machine, which behave as their names say."""
     folder = tmp_path_factory.mktemp("mirrors")
     write_files(folder / "cifar-100-python")
     path = shutil.make_archive(folder / "archive", "gztar", folder, "cifar-100-python")
@@ -217,7 +218,7 @@ def test_a_bad_mirror_is_skipped_and_a_folder_is_completed(project, download, na
     assert list((project / "data").iterdir()) == [folder]
 
 
-def test_a_failed_download_leaves_nothing_and_says_everything(project, download, monkeypatch):
+def test_a_failed_download_leaves_nothing_and_explains_what_to_do(project, download, monkeypatch):
     with pytest.raises(cifar100.DownloadError) as error:
         download("lies", "cuts", sha256="0" * 64)
     places = ("/lies: ", "/cuts: ", str(project / "data"), "CIFAR100_DIR", "shapes100")

@@ -23,7 +23,7 @@ FOR_GAN = {"noise_size": 4, "classes": 100}
 
 
 @pytest.mark.slow
-def test_keras_s_settings_for_other_projects_change_nothing(tmp_path):
+def test_settings_in_keras_json_are_ignored(tmp_path):
     """~/.keras/keras.json may ask for another layout, float16 or a backend that is not there."""
     (tmp_path / ".keras").mkdir()
     other = {"image_data_format": "channels_first", "floatx": "float16", "backend": "no_such"}
@@ -162,7 +162,7 @@ def result(process):
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """What one device, two logical devices and two workers make of the same training runs.
+    """The results of the same training runs on one device, two logical devices and two workers.
 
     The second worker is killed in the last run, and both are started again.
     """
@@ -200,7 +200,7 @@ def test_the_losses_are_those_of_one_device(runs, where):
 
 
 @pytest.mark.slow
-def test_the_taught_gan_s_loss_is_the_mean_of_what_its_devices_see(runs):
+def test_the_loss_of_a_gan_with_a_teacher_is_the_mean_over_its_devices(runs):
     """Each sees half of a batch; one device alone, which sees it all, has another loss."""
     (images, noise), labels = tiny_batches(**FOR_GAN)._make(1, 0)
     losses = [
@@ -215,7 +215,7 @@ def test_the_taught_gan_s_loss_is_the_mean_of_what_its_devices_see(runs):
 
 
 @pytest.mark.slow
-def test_a_killed_worker_ends_the_others_and_a_restart_ends_in_the_same_bits(runs):
+def test_a_killed_worker_ends_the_others_and_a_restarted_run_is_bit_identical(runs):
     assert runs["exit codes"] == [1, -signal.SIGKILL, 0, 0, 0]
     last_line = runs["errors"].strip().splitlines()[-1]
     assert "WorkerLostError: " in last_line
@@ -254,7 +254,7 @@ def test_the_processor_is_described_by_its_name_and_features(monkeypatch, tmp_pa
 @pytest.mark.parametrize("bfloat16", [0.5, 0.9])
 @pytest.mark.parametrize("has_gpu", [False, True])
 def test_precision_is_the_faster_one(monkeypatch, policy, bfloat16, has_gpu):
-    """Even where something else slows the processor down at times."""
+    """Another program may slow the processor down at times."""
     busy = iter([1, 4, 4, 4, 1, 1, 4, 4, *[1] * 8])
     seconds = {"float32": 1.0, "bfloat16": bfloat16}
     monkeypatch.setattr(devices, "has_gpu", lambda: has_gpu)
@@ -278,6 +278,9 @@ def test_precision_is_measured_once_for_a_device(monkeypatch, policy, tmp_path):
     (path,) = (tmp_path / "new").iterdir()
     path.write_bytes(b"{")  # damaged
     assert [measures(), measures()] == [True, False]
-    assert [measures(path), measures(path)] == [True, True]  # it cannot be written in a file
+    assert [measures(path), measures(path)] == [
+        True,
+        True,
+    ]  # a file instead of a folder, so the result cannot be kept
     monkeypatch.setenv("TF_CONFIG", json.dumps(configurations()[0]))
-    assert not measures(tmp_path / "workers")  # which have to agree
+    assert not measures(tmp_path / "workers")  # workers have to agree, so they do not measure

@@ -78,7 +78,7 @@ def test_what_could_not_be_saved_or_measured_is_refused_before_training(words):
 
 
 def test_a_file_holds_only_rounded_weights_and_is_replaced_whole(tmp_path, monkeypatch, policy):
-    """Neither optimiser nor loss, as nobody could load a reader's own; nor a precision."""
+    """It has no optimiser, loss or precision; nobody else could load a reader's own loss."""
     keras.config.set_dtype_policy("mixed_bfloat16")
     model = network(Forgetful())
     model.compile("adam", OwnLoss())
@@ -121,7 +121,7 @@ def test_the_documented_python_names_classes_whatever_lies_beside_the_images(tmp
 
 @pytest.mark.slow
 def test_published_and_new_networks_load_in_other_versions_of_keras(tmp_path):
-    """Without this project, on all backends that are installed."""
+    """They load without this project, on all backends that are installed."""
     folders = [""]  # none in front of the Keras that is installed
     for version in ("==3.8.0", ""):
         target = str(tmp_path / f"keras{version}")

@@ -17,6 +17,7 @@ from test_training import tiny_batches, tiny_data, tiny_model
 
 from core import fingerprint
 from core.batches import Batches
+from core.code_reader import CodeReader
 from core.optimizers import Adam, OneCycle
 
 
@@ -50,7 +51,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_whatever_defines_a_run_makes_another_run_of_it(change):
+def test_changing_anything_that_defines_a_run_makes_it_another_run(change):
     changes, words = CHANGES[change]
     one, other = of_run(callbacks=stopping(10)), of_run(**{"callbacks": stopping(10)} | changes())
     assert fingerprint.key(one) != fingerprint.key(other)
@@ -66,7 +67,7 @@ def test_versions_of_python_numpy_keras_and_the_backend_count(monkeypatch):
     assert "versions.numpy is '99.0', was" in fingerprint.difference(of_run(), before)
 
 
-def test_a_recipe_is_the_same_for_other_seeds_images_and_numbers_of_steps_alone():
+def test_a_recipe_ignores_only_seeds_images_and_the_number_of_steps():
     def recipe(**changes):
         return fingerprint.recipe(of_run(**changes))
 
@@ -84,7 +85,7 @@ def test_a_recipe_is_the_same_for_other_seeds_images_and_numbers_of_steps_alone(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("beside", [False, True])
-def test_packages_are_installed_wherever_pip_put_them(tmp_path, beside):
+def test_installed_packages_are_recognised_wherever_pip_put_them(tmp_path, beside):
     """`pip install --target` can put Keras outside of Python's folders, even beside the project."""
     (tmp_path / "keras").symlink_to(Path(keras.__file__).parent)
     root = ROOT
@@ -106,12 +107,20 @@ def test_code_of_this_project_counts_and_installed_code_does_not(monkeypatch):
     assert "AHEAD is 3, was 2" in fingerprint.difference(of_run(), before)
 
 
-def test_a_part_that_keras_cannot_write_down_is_read_or_named():
+def test_a_part_that_keras_cannot_serialise_is_read_or_named():
     activation = functools.partial(keras.ops.leaky_relu, negative_slope=0.1)
     words = fingerprint.difference(of_run(tiny_model(activation=activation)), {})
     assert "has no readable configuration" in words
     loss = functools.partial(keras.losses.huber, delta=2.0)
     assert "'delta': 2.0" in str(of_run(tiny_model(loss=loss))["compile"]["loss"])
+
+
+def test_names_of_layers_may_contain_any_character():
+    def described(name):
+        model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1, name=name)])
+        return CodeReader(model.variables).read(model, "model")
+
+    assert described("größe_1") == described("größe_2") != described("grösse_1")
 
 
 def notebook(text=THINGS, **names):
@@ -201,7 +210,7 @@ def test_what_cannot_be_read_counts_as_different_and_is_named(expression, helper
     assert UNREADABLE[expression] in fingerprint.difference(one, again)
 
 
-def test_functions_and_modules_that_use_one_another_end():
+def test_mutual_recursion_and_a_list_that_contains_itself_are_handled():
     text = "def f(y, p): return g(y, p)\n\ndef g(y, p): return f(y, p) if y is g else loop"
     loop = []
     loop.append(loop)

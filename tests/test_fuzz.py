@@ -88,14 +88,15 @@ def test_a_made_up_folder_of_images_is_read_or_refused_by_name(tmp_path_factory,
         assert "manifest.json" in str(error)
 
 
-EVIL = ["../evil", "/tmp/evil", "cifar-100-python/../../evil", "cifar-100-python/train", ""]
+EVIL = ["../evil", "ABSOLUTE/evil", "cifar-100-python/../../evil", "cifar-100-python/train", ""]
 KIND = st.sampled_from([tarfile.REGTYPE, tarfile.SYMTYPE, tarfile.DIRTYPE])
 
 
 @CASES
 @given(names=st.lists(st.sampled_from(EVIL), max_size=4), kind=KIND, changes=DAMAGE)
 def test_no_archive_writes_outside_its_folder(tmp_path_factory, names, kind, changes):
-    buffer = io.BytesIO()
+    buffer, outside = io.BytesIO(), tmp_path_factory.mktemp("outside")
+    names = [name.replace("ABSOLUTE", str(outside)) for name in names]
     with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
         for name in (*names, *(f"cifar-100-python/{file}" for file in cifar100.CIFAR100_MD5)):
             info = tarfile.TarInfo(name)
@@ -112,3 +113,4 @@ def test_no_archive_writes_outside_its_folder(tmp_path_factory, names, kind, cha
         files = {path for path in folder.rglob("*") if path.is_file()}
         written = {path.relative_to(folder).as_posix() for path in files}
         assert written <= {"archive", "in/target/train", "in/target/test", "in/target/meta"}
+        assert not list(outside.iterdir())

@@ -83,6 +83,10 @@ def test_both_networks_learn_the_teacher_does_not_and_the_best_average_is_kept(w
     teachers = arrays(model.teacher_loss.teacher), arrays(tiny_gan().teacher_loss.teacher)
     for one, other in (teachers, (arrays(model.average.network), kept.average)):
         assert all(map(np.array_equal, one, other))
+    untrained = tiny_gan()
+    for name in ("generator", "discriminator"):
+        both = [getattr(gan, name).trainable_weights for gan in (model, untrained)]
+        assert not any(np.array_equal(new, old) for new, old in zip(*both, strict=True)), name
     pairs = zip(arrays(model.average.network), arrays(model.generator), strict=True)
     differences = [np.abs(average - current).max() for average, current in pairs]
     assert 0 < max(differences) < 1
@@ -114,9 +118,9 @@ def test_bfloat16_rounds_neither_the_discriminators_weights_nor_the_features(pol
     assert {each.dtype for each in model.teacher_loss.teacher.outputs} == {"float32"}
 
 
-@pytest.mark.parametrize(("columns", "pays"), [(32, False), (1, True)])
-def test_a_discriminator_pays_if_an_image_and_its_copy_score_differently(columns, pays):
-    """It scores the brightest pixel of the first columns; that of them all is never shifted out."""
+@pytest.mark.parametrize(("columns", "is_penalised"), [(32, False), (1, True)])
+def test_a_discriminator_is_penalised_if_an_image_and_its_copy_differ(columns, is_penalised):
+    """It scores the brightest pixel of the first columns; over all columns, none is shifted out."""
     seen, model = [], tiny_gan()
 
     def score(images):
@@ -139,11 +143,11 @@ def test_a_discriminator_pays_if_an_image_and_its_copy_score_differently(columns
     assert labels.tolist() == 4 * [0, 1, 2, 3]
     np.testing.assert_array_equal(halves[[0, 3, 8, 11]], [real[0], real[3], fake[0], fake[3]])
     pairs = score(halves).reshape(2, 2, 4)
-    price = np.mean((pairs[:, 0] - pairs[:, 1]) ** 2)
+    penalty = np.mean((pairs[:, 0] - pairs[:, 1]) ** 2)
     hinge = np.mean(1 - score(halves)[:8]) + np.mean(1 + score(halves)[8:])
     plain = np.mean(1 - score(real)) + np.mean(1 + score(fake))
-    assert (price > 1e-3) == pays
-    assert losses == pytest.approx([plain, hinge + price, hinge + 2 * price], rel=1e-4)
+    assert (penalty > 1e-3) == is_penalised
+    assert losses == pytest.approx([plain, hinge + penalty, hinge + 2 * penalty], rel=1e-4)
 
 
 @pytest.mark.slow
@@ -184,7 +188,7 @@ LINES = {
 }
 
 
-def test_a_gan_of_which_one_choice_or_one_line_differs_is_another_run(monkeypatch):
+def test_changing_one_setting_or_line_of_a_gan_makes_it_another_run(monkeypatch):
     """A comment changes nothing, and one line in any cell that the model uses changes the run."""
     before, tagged = fingerprint_of(), cells.tagged
     assert "unreadable" not in before

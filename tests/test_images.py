@@ -62,7 +62,7 @@ def test_all_faults_are_named_at_once(folder, tmp_path):
         synthetic.load(tmp_path / "empty", NAMES)
 
 
-def test_folders_named_by_numbers_or_linked_get_the_names_that_are_expected(tmp_path):
+def test_misnamed_or_linked_folders_are_refused_with_the_expected_names(tmp_path):
     for name in ("0", "1"):
         (tmp_path / "own" / name).mkdir(parents=True)
     (tmp_path / "own" / "bear").symlink_to(tmp_path / "own" / "0")
@@ -77,14 +77,14 @@ LEFTOVERS = ["__MACOSX", "@eaDir", "Icon\r", "thumbs.db", ".ipynb_checkpoints"]
 
 
 @pytest.mark.parametrize("name", LEFTOVERS)
-def test_what_systems_leave_behind_is_passed_over(folder, name):
+def test_leftovers_of_operating_systems_are_ignored(folder, name):
     before = synthetic.load(folder, NAMES)[0]
     for place in (folder, folder / "bear"):
         (place / name).mkdir()
     np.testing.assert_array_equal(synthetic.load(folder, NAMES)[0], before)
 
 
-def test_images_other_than_the_manifests_are_refused(folder):
+def test_images_that_do_not_match_the_manifest_are_refused(folder):
     path = folder / "bear" / "0001.png"
     pixels = np.array(Image.open(path))
     pixels[3, 4, 1] ^= 1
@@ -246,10 +246,10 @@ def test_any_mode_becomes_rgb(tmp_path, image, name, arguments, expected):
 
 
 @pytest.mark.parametrize("kind", ["int32", "float32"])
-def test_images_whose_range_nobody_knows_are_refused_whatever_they_hold(tmp_path, kind):
+def test_images_of_unknown_range_are_refused(tmp_path, kind):
     """A float image may hold values from 0 to 1 or to 255. With 16 bits, 257 levels become one."""
     for level in (0, 1, 200, 70_000):
-        with pytest.raises(DataError, match="p.tiff: .*32 bits per channel. Save it with 8 bits"):
+        with pytest.raises(DataError, match="p.tiff.*: it has 32 bits per channel. Save it"):
             read(tmp_path, Image.fromarray(np.full((40, 40), level, kind)), "p.tiff")
     (tmp_path / "IMG_1.HEIC").write_bytes(b"ftypheic")
     with pytest.raises(DataError, match="HEIC.*export it as JPEG"):
@@ -264,8 +264,8 @@ def test_what_cannot_be_read_is_refused_with_name_and_reason(tmp_path, monkeypat
     (tmp_path / "folder").mkdir()
     Image.new("1", (10_000, 8_500)).save(tmp_path / "huge", "PNG")  # refused before it is decoded
     reasons = {"text": "cannot identify", "folder": "not a file", "missing": "no such file"}
-    reasons["huge"] = "10000x8500 pixels, at most 80 million"
+    reasons["huge"] = "10000x8500 pixels, and at most 80 million"
     for name, reason in reasons.items():
-        with pytest.raises(DataError, match=rf"{name}: expected an image, found .*{reason}"):
+        with pytest.raises(DataError, match=rf"{name} cannot be used as an image: .*{reason}"):
             pictures.read(f"~/{name}")
     assert pictures.read().std() > 20  # the example

@@ -109,7 +109,7 @@ def test_a_picture_is_classified_by_the_published_network_or_by_a_given_one(
     export.save(network(7), other, ["a"])
     refused("other.keras: not a classifier that Keras can load", "--network", other)
     picture.write_bytes(b"not a picture")
-    refused(r"picture\.png: expected an image")
+    refused(r"picture\.png cannot be used as an image")
 
 
 def test_images_of_a_class_are_drawn_with_the_published_generator(project, monkeypatch, capsys):
@@ -128,7 +128,7 @@ def test_images_of_a_class_are_drawn_with_the_published_generator(project, monke
 
 @pytest.mark.slow
 def test_the_published_network_classifies_the_example_within_seconds(tmp_path):
-    """In a home without CIFAR-100, and without training."""
+    """This needs neither CIFAR-100 nor training."""
     script = "import runpy; runpy.run_module('tools.classify', run_name='__main__')"
     done = run_script(script, timeout=60, HOME=str(tmp_path))
     assert "%  apple" in done.stdout, done.stderr

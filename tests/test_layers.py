@@ -14,7 +14,7 @@ tf = pytest.importorskip("tensorflow")
 
 
 @pytest.mark.parametrize("choices", [{}, {"axis": 3}, {"axis": 1}, {"renorm": True}])
-def test_batch_normalization_gives_keras_s_numbers(choices):
+def test_batch_normalization_matches_keras(choices):
     x = np.random.default_rng(0).normal(2, 3, (16, 5, 5, 5)).astype("float32")
     ours, theirs = layers.BatchNormalization(**choices), keras.layers.BatchNormalization(**choices)
     np.testing.assert_allclose(ours(x, training=True), theirs(x, training=True), atol=1e-4)
@@ -25,7 +25,7 @@ def test_batch_normalization_gives_keras_s_numbers(choices):
 
 
 def outputs_and_gradients(layer, images):
-    """Return a layer's outputs, and the gradients of their squares by images and weights."""
+    """Return a layer's outputs, and the gradients of the sum of their squares."""
     weights = [weight.value for weight in layer.weights]
     with tf.GradientTape() as tape:
         tape.watch(images)
@@ -46,7 +46,7 @@ def operations(function):
 @pytest.mark.parametrize(
     ("size", "strides", "products"), [(4, 1, True), (8, 1, True), (16, 1, False), (8, 2, False)]
 )
-def test_gradients_of_a_small_convolution_in_bfloat16_are_keras_s(size, strides, products):
+def test_gradients_of_small_bfloat16_convolutions_match_keras(size, strides, products):
     """On small images, matrix products give the gradient of the kernel."""
     if not products and not HAS_AVX512:
         pytest.skip("TensorFlow's own bfloat16 gradients are coarser without AVX-512")
@@ -65,7 +65,7 @@ def test_gradients_of_a_small_convolution_in_bfloat16_are_keras_s(size, strides,
 @pytest.mark.parametrize("name", ["Conv2D", "Conv2DTranspose"])
 @pytest.mark.parametrize("padding", ["same", "valid"])
 @pytest.mark.parametrize(("size", "strides"), [(3, 1), (4, 2), (1, 2)])
-def test_a_convolution_in_halves_is_keras_s(monkeypatch, size, strides, padding, name):
+def test_a_convolution_split_in_two_matches_keras(monkeypatch, size, strides, padding, name):
     monkeypatch.setattr(layers, "ONE_CORE_PER_OPERATION", True)
     ours, theirs = (  # 8 channels: with fewer, Keras's crashes the process without AVX-512
         getattr(source, name)(8, size, strides, padding=padding, activation="tanh")
@@ -81,7 +81,7 @@ def test_a_convolution_in_halves_is_keras_s(monkeypatch, size, strides, padding,
     for n in (1, 2, 5):
         for one, other in zip(*both(normal(n, 7, 7, 8)), strict=True):
             np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
-    if (name, padding) != ("Conv2DTranspose", "valid"):  # which is Keras's own
+    if (name, padding) != ("Conv2DTranspose", "valid"):  # there, Keras's own layer is used
         forward = {"Conv2D": "Conv2D", "Conv2DTranspose": "Conv2DBackpropInput"}[name]
         assert operations(both).count(forward) == 2 + 1
     any_size = keras.Input((None, None, 8))
@@ -120,8 +120,8 @@ def test_on_two_cores_an_operation_has_one():
 def test_small_gradients_do_not_crash_warnings_stay_and_steps_reuse_memory():
     """TensorFlow has to warn of a missing file, as of a missing CUDA library.
 
-    Keras's own gradient of a 1x1 convolution of few channels may crash the process. Mapped anew
-    each time, the arrays at the end have 25,600 pages.
+    Keras's own gradient of a 1x1 convolution of few channels may crash the process. If memory were
+    not reused, the arrays at the end would cause 25,600 page faults.
     """
     script = """
         import core, keras
@@ -155,5 +155,5 @@ def test_small_gradients_do_not_crash_warnings_stay_and_steps_reuse_memory():
     done = run_script(script, TF_NUM_INTRAOP_THREADS=None, TF_CPP_MIN_LOG_LEVEL=None)
     assert done.returncode == 0, done.stderr
     assert "missing.so" in done.stderr
-    if platform.libc_ver()[0] == "glibc":  # which alone has the setting
+    if platform.libc_ver()[0] == "glibc":  # only glibc has the setting
         assert int(done.stdout) < 1000

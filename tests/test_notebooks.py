@@ -20,7 +20,7 @@ GAN, VGG16, RESNET = NAMES
 
 
 @pytest.mark.slow
-def test_the_first_cell_finds_the_project_from_any_folder_and_no_other_utils(tmp_path):
+def test_the_first_cell_finds_this_project_from_any_folder_of_the_clone(tmp_path):
     """An editor or papermill may start a notebook elsewhere, where another utils.py can be."""
     for name in ("utils", "core"):
         (tmp_path / f"{name}.py").write_text("raise ImportError('the wrong one')", encoding="utf-8")
@@ -38,7 +38,7 @@ def test_the_first_cell_finds_the_project_from_any_folder_and_no_other_utils(tmp
 STATISTICS = {"mean": np.full(3, 120.0), "variance": np.full(3, 4000.0)}
 
 
-def test_vgg16_is_the_paper_s_and_a_resnet_has_the_depth_it_says():
+def test_vgg16_matches_the_paper_and_a_resnet_has_its_stated_depth():
     model = cells.define(VGG16, **STATISTICS)["build_vgg16"](1.0)
     convolutions = [layer for layer in model.layers if isinstance(layer, keras.layers.Conv2D)]
     filters = [64, 64, 128, 128, *[256] * 3, *[512] * 6]
@@ -51,7 +51,7 @@ def test_vgg16_is_the_paper_s_and_a_resnet_has_the_depth_it_says():
         assert len([shape for shape in kernels if shape[:2] != (1, 1)]) == depth  # no shortcuts
 
 
-def test_the_imagenet_model_takes_any_size_and_others_are_keras_s(monkeypatch):
+def test_the_imagenet_model_takes_any_size_and_can_be_another_of_keras(monkeypatch):
     images = np.zeros((2, 32, 32, 3), np.uint8)
     for size in (32, 64):
         model = cells.define(RESNET, IMAGENET_SIZE=size)["build_imagenet"]()
@@ -98,7 +98,7 @@ def test_no_committed_output_holds_a_real_image(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_parameters_are_flat_plain_commented_and_limited(name):
+def test_parameters_are_flat_plain_and_limited(name):
     (source,) = cells.tagged(name, "parameters")
     assigned = re.findall(r"^([A-Z_]+) = .+$", source, flags=re.M)
     lines = [line for line in source.splitlines() if line and not line.startswith("#")]
@@ -137,18 +137,18 @@ WORDS = {
 
 @pytest.mark.parametrize("name", NAMES)
 def test_all_wrong_parameters_are_named_at_once(name):
-    """By the cell after the parameters, before anything is loaded."""
+    """The cell after the parameters names them, before anything is loaded."""
     space, sources = cells.define(name), [cell.source for cell in cells.read(name)]
     check = sources[sources.index(*cells.tagged(name, "parameters")) + 1]
     wrong = {key: both for key, both in WORDS.items() if key in space}
     wrong["RUN"] = ("a-b", f"letters, digits and _, {RUNS[name].words}")
-    with pytest.raises(ValueError, match="wrong") as error:
+    with pytest.raises(ValueError, match="Invalid parameters") as error:
         exec(check, space | {key: value for key, (value, _) in wrong.items()})
     expected = {f"  {key} = {value!r}: expected {words}" for key, (value, words) in wrong.items()}
     assert set(str(error.value).splitlines()[1:]) == expected
 
 
-def test_names_of_runs_cannot_meet():
+def test_run_names_of_different_notebooks_cannot_collide():
     """Notebook 2 adds "_gan" to the name of a run of its own."""
     names = ["gan_long", "Gan", "vgg16", "vgg16_gan_like", "vgg16_gan", "vgg16_wide_gan"]
     names += ["resnet", "resnet_wide", "imagenet"]
@@ -188,7 +188,7 @@ def test_splits_are_those_that_the_published_generators_were_trained_on(monkeypa
     assert array_digest(train) == manifest["train_digest"]
 
 
-def test_committed_records_belong_to_committed_files():
+def test_committed_records_match_the_committed_files():
     results, folder = ROOT / "results" / "cifar100", ROOT / "synthetic_images" / "cifar100"
     names = sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name[0] != ".")
     images, labels, manifest = synthetic.load(folder, names)

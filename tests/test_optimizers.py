@@ -18,8 +18,8 @@ def train_with(optimizer, first, inputs):
     return [model.train_on_batch(inputs, each) for each in targets], *model.get_weights()
 
 
-def test_adam_gives_keras_s_numbers():
-    """An embedding's are those of one-hot vectors; Keras's differ where an index occurs twice."""
+def test_adam_matches_keras():
+    """An embedding learns as from one-hot vectors; Keras's differs where an index occurs twice."""
     indices = np.array([0, 0, 0, 1, 2, 2])
     one_hot = np.eye(4, dtype="float32")[indices]
     plain, fused = (keras.layers.Dense(6, use_bias=False) for _ in range(2))
@@ -68,7 +68,7 @@ def network():
 
 
 @pytest.mark.parametrize("momentum", [0, 0.9])
-def test_muon_takes_a_relative_step_for_kernels_and_sgd_s_for_the_rest(tmp_path, momentum):
+def test_muon_takes_relative_steps_for_kernels_and_sgd_steps_for_the_rest(tmp_path, momentum):
     images, labels = np.random.default_rng(0).random((16, 8, 8, 3)), np.arange(16) % 5
     muon, sgd = network(), network()
     muon.compile(Muon(0.1, momentum, ratio=2.0), "sparse_categorical_crossentropy")
@@ -89,7 +89,7 @@ def test_muon_takes_a_relative_step_for_kernels_and_sgd_s_for_the_rest(tmp_path,
 
 
 @pytest.mark.parametrize(("steps", "warmup"), [(100, 0.2), (99, 0.123), (50, 0), (7, 1), (1, 1)])
-def test_one_cycle_reaches_its_peak_once_and_is_never_zero(steps, warmup):
+def test_one_cycle_rises_and_falls_linearly_and_ends_at_zero(steps, warmup):
     config = keras.saving.serialize_keras_object(OneCycle(2.0, steps, warmup))
     rate = keras.saving.deserialize_keras_object(config)
     rates = np.array([rate(step) for step in range(steps + 1)])

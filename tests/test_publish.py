@@ -144,7 +144,7 @@ def test_only_large_pictures_become_jpeg(size, kind):
         (publish.run.recipes()["best"]["parameters"], "abc", True),
     ],
 )  # fmt: skip
-def test_only_runs_of_a_named_scale_and_of_committed_code_are_published(
+def test_only_runs_of_defaults_or_a_recipe_and_of_committed_code_are_published(
     tmp_path, capsys, parameters, commit, published
 ):
     """A trial of one epoch, or of code that nobody else has, must not become a published number."""
@@ -155,7 +155,7 @@ def test_only_runs_of_a_named_scale_and_of_committed_code_are_published(
 
 
 def test_figures_of_seed_0_alone_and_all_generators_are_published(tmp_path, monkeypatch):
-    """Other seeds are numbers and generators, also if their names begin with that of seed 0."""
+    """Other seeds are numbers and generators, even if their names begin with that of seed 0."""
     monkeypatch.setattr(publish, "is_publishable", lambda path: path.stem != "vgg16_trial")
     runs, results = tmp_path / "runs", tmp_path / "results"
     runs.mkdir()

@@ -21,7 +21,7 @@ def folder(project):
     return records.run_folder("shapes100")
 
 
-def test_a_record_says_what_it_was_given_and_is_written_whole_or_not_at_all(folder):
+def test_a_record_contains_what_it_was_given_and_is_written_whole_or_not_at_all(folder):
     """What a run really used counts, whatever the parameters of its notebook say."""
     records.write(folder, "run", **GIVEN)
     written = records.read("shapes100")

@@ -46,8 +46,8 @@ def test_one_notebook_can_be_run_alone_and_paths_are_absolute(monkeypatch, tmp_p
     [
         ("-p EPOCS 3", "There is no parameter EPOCS. Did you mean EPOCHS?"),
         ("-p epochs 3", "Did you mean EPOCHS?"),
-        ("-p WIDTH wide", "Invalid values of parameters of vgg16_with_gan"),
-        ("-p DEPTH 9", "Invalid values of parameters of resnet_baseline"),
+        ("-p WIDTH wide", "Invalid parameter values for vgg16_with_gan"),
+        ("-p DEPTH 9", "Invalid parameter values for resnet_baseline"),
         ("-p RUN vgg16_mine", "(?s)gan_synthetic_images.*beginning with gan.*--only NOTEBOOK"),
         ("-p RUN ../vgg16", "letters, digits and _"),
         (f"--only {VGG16} --seeds 0 -1", "SEED = -1: expected a whole number"),
@@ -123,13 +123,13 @@ def test_minutes_are_scaled_by_how_fast_this_machine_computes(monkeypatch):
 
 def test_every_recipe_is_made_of_parameters_that_its_notebooks_accept():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8").splitlines()
-    (targets,) = [line.partition("=")[2].split() for line in makefile if line[:8] == "SCALES ="]
+    (targets,) = [line.partition("=")[2].split() for line in makefile if line[:9] == "RECIPES ="]
     assert sorted(targets) == sorted(run.recipes().keys() - {"defaults"})
     for name, recipe in run.recipes().items():
         for notebook in recipe.get("notebooks", cells.NOTEBOOKS):
-            changed = recipe["parameters"] | recipe.get(notebook, {})
+            changed = run.changes(recipe, notebook)
             assert changed.keys() <= cells.parameters(notebook).keys(), name
-            assert wrong_values(recipe["parameters"], notebook) == []
+            assert wrong_values(changed, notebook) == []
 
 
 @pytest.mark.skipif(not shutil.which("make"), reason="make is not installed")
@@ -164,10 +164,10 @@ def test_a_run_that_fails_leaves_the_notebook_of_the_one_that_passed(project, mo
     assert "They help." in capsys.readouterr().out
     made = project / "runs" / "shapes100" / "notebooks"
     passed = (made / "one.ipynb").read_text(encoding="utf-8")
-    killed = "its process was killed, perhaps for lack of memory.\nIf so, lower BATCH_SIZE"
+    killed = "its process was killed, possibly because memory ran out.\nIf so, lower BATCH_SIZE"
     for source, words in (
-        ("import os\nos.kill(os.getpid(), 9)", f"one has failed: {killed}"),
-        ("1 / 0", "one has failed in the cell with the number [2].\nZeroDivisionError"),
+        ("import os\nos.kill(os.getpid(), 9)", f"one failed: {killed}"),
+        ("1 / 0", "one failed in cell [2].\nZeroDivisionError"),
     ):
         write_notebook(project / "one.ipynb", source)
         assert not run.execute("one", "shapes100", {})
@@ -176,7 +176,7 @@ def test_a_run_that_fails_leaves_the_notebook_of_the_one_that_passed(project, mo
     assert "ZeroDivisionError" in (made / "one-unfinished.ipynb").read_text(encoding="utf-8")
 
 
-def test_a_long_temporary_folder_and_a_kernel_of_the_site_do_not_matter(project, monkeypatch):
+def test_a_long_temporary_path_and_a_site_wide_kernel_do_not_matter(project, monkeypatch):
     """A cluster's TMPDIR may be longer than a socket's path; another python3 may come first."""
     spec = {"argv": ["/bin/false"], "display_name": "Python 3", "language": "python"}
     site = project / "jupyter" / "kernels" / "python3"
@@ -220,11 +220,15 @@ def test_a_folder_that_cannot_be_written_is_named(monkeypatch):
     def fail(*what):
         raise PermissionError(13, "Permission denied", "runs")
 
-    with pytest.raises(SystemExit, match=r"had to stop: \[Errno 13\] Permission denied: 'runs'"):
+    with pytest.raises(
+        SystemExit, match=r"The run stopped: \[Errno 13\] Permission denied: 'runs'"
+    ):
         started(monkeypatch, "--dataset", "shapes100", execute=fail)
 
 
-def test_without_dataset_and_network_the_stand_in_is_taken_loudly(project, monkeypatch, capsys):
+def test_without_dataset_or_network_the_stand_in_is_used_and_announced(
+    project, monkeypatch, capsys
+):
     mirrors = (("http://127.0.0.1:9/none",), "0" * 64, 1)
     monkeypatch.setattr(run.cifar100.download_cifar100, "__defaults__", mirrors)
     assert run.choose_dataset() == "shapes100"
@@ -232,5 +236,5 @@ def test_without_dataset_and_network_the_stand_in_is_taken_loudly(project, monke
     assert "NOTHING about CIFAR-100" in printed
     assert "http://127.0.0.1:9/none" in printed
     monkeypatch.setenv("CIFAR100_DIR", str(project))  # a wrong dataset is not replaced by it
-    with pytest.raises(SystemExit, match="expected the official files"):
+    with pytest.raises(SystemExit, match="Expected the official files"):
         run.choose_dataset()

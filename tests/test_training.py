@@ -96,7 +96,7 @@ def whole(tmp_path_factory):
     return *train(folder), folder
 
 
-def test_a_run_learns_and_says_what_it_was_given(whole):
+def test_a_run_learns_and_records_what_it_was_given(whole):
     _, run, folder = whole
     assert run["history"]["accuracy"][-1] > 0.5  # chance is 0.25
     given = {"steps": 50, "epochs": 5, "epochs_run": 5, "trained_on": 320, "batch_size": 32}
@@ -107,7 +107,7 @@ def test_a_run_learns_and_says_what_it_was_given(whole):
 
 
 @pytest.mark.parametrize(("epoch", "step"), [(0, 4), (2, 0), (4, 9)])
-def test_a_resumed_run_ends_in_the_same_bits(tmp_path, whole, epoch, step):
+def test_a_resumed_run_is_bit_identical(tmp_path, whole, epoch, step):
     interrupt(tmp_path, epoch, step)
     assert_same(train(tmp_path), whole)
 
@@ -180,7 +180,7 @@ def test_a_torn_checkpoint_gives_way_to_the_one_before(tmp_path, whole, tenth):
         assert_same(train(tmp_path), whole)
 
 
-def test_checkpoints_are_ten_seconds_apart_and_the_last_two_are_kept(tmp_path, whole):
+def test_checkpoints_keep_their_interval_and_the_last_two_are_kept(tmp_path, whole):
     assert_same(train(tmp_path, checkpoint_seconds=1000), whole)
     for folder, files in ((whole[2], ["00004.npz", "00005.npz"]), (tmp_path, ["00005.npz"])):
         assert sorted(path.name for path in folder.glob("*/*.npz")) == files

@@ -1,3 +1,3 @@
-"""Programs. Nothing but tests imports them."""
+"""Command-line programs; nothing in core/ or in the notebooks imports them."""
 
-import core  # noqa: F401  (first: it prepares TensorFlow)
+import core  # noqa: F401  (must come first: it configures TensorFlow)

@@ -66,10 +66,11 @@ def keras_runner(network):
 
 
 def peer_runner(network, kind):
-    """Return such a function for the PyTorch version `kind`, one of PEERS.
+    """Return a function like that of `keras_runner` for the PyTorch version `kind`, one of PEERS.
 
-    It raises `BrokenPipeError` or `StopIteration` if PyTorch cannot run this version on this
-    machine. PyTorch has a process of its own, because in TensorFlow's it takes 1.6 times as long.
+    The returned function raises `BrokenPipeError` or `StopIteration` if PyTorch cannot run this
+    version on this machine. PyTorch has a process of its own, because in TensorFlow's it takes 1.6
+    times as long.
     """
     command, pipe = [sys.executable, "-m", "tools.peers", network, kind], subprocess.PIPE
     process = subprocess.Popen(command, cwd=core.ROOT, stdin=pipe, stdout=pipe, encoding="utf-8")

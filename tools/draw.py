@@ -21,7 +21,9 @@ def main() -> None:
     names = datasets.class_names("cifar100")
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("name", nargs="?", default="sunflower", help="a class of CIFAR-100")
-    parser.add_argument("--seed", type=int, default=0, help="another number draws other images")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="a different seed draws different images"
+    )
     arguments = parser.parse_args()
     name = arguments.name.lower().replace(" ", "_")
     if name not in names:

@@ -41,7 +41,7 @@ def main():
         copy_results(core.ROOT / "runs" / folder_name, core.ROOT / "results" / folder_name)
     for path in sorted((core.ROOT / "runs" / "study").glob("*.json")):
         if is_committed(read_json(path)):
-            shutil.copy(path, core.ROOT / "results" / "study")
+            shutil.copy(path, core.ROOT / "results" / "study" / path.name)
     if arguments.network:
         shutil.copy(runs / classify.NETWORK.name, results)
     images = core.ROOT / "synthetic_images"
@@ -54,7 +54,7 @@ def main():
             publish_notebook(executed, cells.FOLDER / f"{name}.ipynb")
     measured = core.ROOT / "runs" / "bench" / "bench.json"
     if measured.exists() and is_committed(read_json(measured)):
-        shutil.copy(measured, core.ROOT / "results" / "bench")
+        shutil.copy(measured, core.ROOT / "results" / "bench" / measured.name)
     gallery(results / "gallery.jpg")
     tables.fill()
 
@@ -125,7 +125,8 @@ def publish_notebook(executed: Path, target: Path):
     failed = done.metadata.get("papermill", {}).get("exception")
     if failed or not all(cell.execution_count for cell in new):
         return print(f"{executed.name} is not published, because the run failed or did not finish")
-    if "-dirty-" in str([cell.outputs for cell in new]):
+    outputs = str([cell.outputs for cell in new])
+    if "-dirty-" in outputs or "'commit': None" in outputs:
         return print(f"{executed.name} is not published, because its code was not committed")
     if [code(cell) for cell in new] != [code(cell) for cell in old]:
         return print(

@@ -37,7 +37,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("recipe", nargs="?", choices=named, help=about)
     parser.add_argument("--dataset", choices=datasets.DATASETS,
-                        help="default: cifar100, or shapes100 if it cannot be had")  # fmt: skip
+                        help="default: cifar100, or shapes100 if that is unavailable")  # fmt: skip
     parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"),
                         help="set a parameter, such as -p EPOCHS 2; repeatable")  # fmt: skip
     parser.add_argument("--seeds", nargs="+", type=int, help="run the notebooks once per seed")
@@ -50,7 +50,7 @@ def main() -> int:
         print(f"\nStopped. {CONTINUE}")
         return 130  # the usual exit status after Ctrl-C
     except OSError as error:  # such as a full disk or a read-only folder
-        sys.exit(f"This run had to stop: {error}. Repair this first. {CONTINUE}")
+        sys.exit(f"The run stopped: {error}. Fix this first. {CONTINUE}")
 
 
 def run(arguments, recipe: dict) -> int:
@@ -72,7 +72,7 @@ def run(arguments, recipe: dict) -> int:
             parameters = parameters_of(notebook, recipe, given, dataset, seed)
             planned.append((notebook, parameters))
             if wrong := wrong_values(parameters, notebook):
-                faults = "\n  ".join([f"Invalid values of parameters of {notebook}:", *wrong])
+                faults = "\n  ".join([f"Invalid parameter values for {notebook}:", *wrong])
                 hint = "" if arguments.only else "\nTo run a single notebook, add --only NOTEBOOK."
                 sys.exit(faults + hint)
     for notebook in notebooks:
@@ -217,11 +217,11 @@ def execute(notebook: str, folder_name: str, parameters: dict) -> bool:
             stdout_file=sys.stdout, stderr_file=sys.stderr,
         )  # fmt: skip
     except papermill.PapermillExecutionError as error:
-        print(f"\n{notebook} has failed in the cell with the number [{error.exec_count}].")
+        print(f"\n{notebook} failed in cell [{error.exec_count}].")
         print(f"{error.ename}: {error.evalue}")
         print(f"The cells executed so far are in {unfinished}")
     except DeadKernelError:  # no cell failed: the system has ended the kernel
-        print(f"\n{notebook} has failed: its process was killed, perhaps for lack of memory.")
+        print(f"\n{notebook} failed: its process was killed, possibly because memory ran out.")
         print(f"If so, lower BATCH_SIZE or close other programs. {CONTINUE}")
     else:
         files.replace(unfinished, output)

@@ -62,9 +62,9 @@ def command(group: pandas.DataFrame) -> str:
     """Return the `make` command that trains a group of runs, which differ only in their seed."""
     first = group.iloc[0]
     name = first["parameters"]["RUN"].partition("_seed")[0]
-    for scale, recipe in run.recipes().items():
+    for recipe_name, recipe in run.recipes().items():
         if run.changes(recipe, first["notebook"]).get("RUN") == name:
-            return f"`make {scale}`"
+            return f"`make {recipe_name}`"
     return "`make run`"
 
 

@@ -1,3 +1,3 @@
 """The study that docs/study.md describes: its arms, the trainer, and the report."""
 
-import core  # noqa: F401  (first: it prepares TensorFlow)
+import core  # noqa: F401  (must come first: it configures TensorFlow)

@@ -55,7 +55,8 @@ def time_left() -> str:
         per_step[teacher] = sum(record["seconds"] for record in alike) / max(1, steps)
     per_step[True] = per_step[True] or 3 * per_step[False]  # until a run with a teacher has ended
     for arm in arms.ARMS:
-        missing = [seed for seed in arm.seeds if f"{arm.name}-seed{seed}" not in names]
+        seeds = arm.seeds[:1] if arm.control else arm.seeds  # the others may not be needed
+        missing = [seed for seed in seeds if f"{arm.name}-seed{seed}" not in names]
         finished = sum(record["arm"] == arm.name and record["trial"] for record in done)
         trials = sum(map(len, arm.stages)) - finished
         steps = arm.steps * len(missing) + trials * (arm.trial_steps or arm.steps)

@@ -39,7 +39,7 @@ class Arm:
     borrowed: str = ""  # name of the arm whose chosen settings are used instead of trials
     # runs
     seeds: tuple[int, ...] = SEEDS
-    control: str = ""  # if given, only seed 0, unless it is a point better than this arm's seed 0
+    control: str = ""  # name of an arm; seeds 1 to 4 run only if seed 0 is a point better than its
 
 
 def grid(**values) -> tuple[dict, ...]:
@@ -113,7 +113,7 @@ def compress_more() -> list[Arm]:
 def doses() -> list[Arm]:
     """Return exploratory arms of question 1, with the recipe of notebook 2 at 45,000 photographs.
 
-    They vary the number of GAN images, their quality, the number of steps, and which images count.
+    They vary the number and quality of GAN images, which images count, and the number of steps.
     """
     without = Arm("dose-0", rate=2e-3, early_stopping=True)
     merged = dataclasses.replace(without, gan="long", per_class=50, seeds=THREE_SEEDS)
@@ -153,19 +153,22 @@ PLANNED = {  # by comparison: the arm with GAN images and the arm without
 }
 EXPLORATORY = (  # the comparison in words, the arm with GAN images (or more of them), the control
     *((f"{size:,} photographs, others' GAN", f"few-{size}-gan", f"few-{size}")
-      for size in SIZES if size != 400),  # which is comparison C
+      for size in SIZES if size != 400),  # 400 is comparison C
     *((f"45,000 photographs, {dose} images per class", f"dose-{dose}", "dose-0")
       for dose in (5, 20, 450)),
     ("45,000 photographs, make fast, 20 or 50 per class", "vgg16_fast_gan", "vgg16_fast"),
     ("45,000 photographs, 50 per class, a smaller GAN", "quality-short", "dose-0"),
     ("45,000 photographs, 50 per class, a better GAN", "quality-longer", "dose-0"),
-    ("45,000 photographs, 50 per class added, as many steps", "added-50", "added-0"),
+    ("45,000 photographs, 50 per class added, equal steps", "added-50", "added-0"),
     ("45,000 photographs, 100 for each slow class", "slow-classes", "dose-0"),
     ("45,000 photographs that count ten times as much", "real-ten-times", "dose-0"),
-    ("imitating on GAN images and 400 photographs, not these alone",
+    ("imitating the teacher: GAN images and 400 photographs, not these alone",
      "compress-gan-400", "compress-400"),
-    ("imitating on GAN images, not 45,000 photographs", "compress-gan", "compress-real"),
-    ("imitating on 5,000 GAN images, not all different ones", "compress-5000", "compress-gan"),
-    ("imitating on chosen GAN images", "compress-chosen", "compress-gan"),
-    ("imitating on GAN images, three times the steps", "compress-gan-3x", "compress-real-3x"),
+    ("imitating the teacher: GAN images, not 45,000 photographs", "compress-gan", "compress-real"),
+    ("imitating the teacher: 5,000 GAN images, not all different ones",
+     "compress-5000", "compress-gan"),
+    ("imitating the teacher: chosen GAN images, not unchosen ones",
+     "compress-chosen", "compress-gan"),
+    ("imitating the teacher: GAN images, not 45,000 photographs, three times the steps",
+     "compress-gan-3x", "compress-real-3x"),
 )  # fmt: skip

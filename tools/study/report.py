@@ -106,7 +106,7 @@ def planned_table(found: dict) -> str:
             if name in finished:
                 p, answer = finished[name]["p"], finished[name]["verdict"]
                 p = f"{p:.3f}" if p >= 0.001 else "below 0.001"
-            rows.append([name, *_compared(found, pair, points), p, answer])
+            rows.append([name, *_compared(found, *pair), p, answer])
     columns = ["comparison", "with GAN images", "without", "difference in points (95 % interval)"]
     return comparison.markdown(pandas.DataFrame(rows, columns=[*columns, "adjusted p", "verdict"]))
 
@@ -116,14 +116,17 @@ def exploratory_table(found: dict) -> str:
     rows = []
     for words, *pair in EXPLORATORY:
         if points := gains(found, *pair):
-            rows.append([words, *_compared(found, pair, points), len(points)])
+            rows.append([words, *_compared(found, *pair), len(points)])
     columns = ["comparison", "with", "without", "difference in points (95 % interval)", "seeds"]
     return comparison.markdown(pandas.DataFrame(rows, columns=columns))
 
 
-def _compared(found: dict, pair: tuple[str, str], points: list[float]) -> list[str]:
-    """Return the cells of a comparison: the accuracy of both arms, and the mean of the gains."""
-    return [*(_mean(found, arm) for arm in pair), comparison.gain_with_interval(points)]
+def _compared(found: dict, with_gan: str, without: str) -> list[str]:
+    """Return the cells of a comparison: both accuracies over the paired seeds, and their gain."""
+    sides = zip(*pairs(found, with_gan, without), strict=True)
+    accuracies = [[run["test_accuracy"] for run in side] for side in sides]
+    gain = comparison.gain_with_interval(gains(found, with_gan, without))
+    return [*map(comparison.mean_with_interval, accuracies), gain]
 
 
 def arms_table(found: dict) -> str:

@@ -173,7 +173,10 @@ def train(arm: Arm, seed: int, trial: bool = False) -> dict:
         name = f"{arm.name}-trial-{files.short_digest(settings)[:8]}"
     folder = records.run_folder(FOLDER)
     if (path := folder / f"{name}.json").exists():
-        return records.read_json(path)
+        record = records.read_json(path)
+        if is_of_arm(record, arm):
+            return record
+        print(f"{name}: its settings have changed, so it is trained again")
     steps = arm.trial_steps if trial and arm.trial_steps else arm.steps
     chosen, validation = photographs(arm, seed, trial)
     images, labels, generator = training_images(arm, seed, chosen)
@@ -202,6 +205,13 @@ def train(arm: Arm, seed: int, trial: bool = False) -> dict:
         teacher=TEACHER if arm.teacher else None, **scores, **(made | {"seed": seed}),
     )  # fmt: skip
     return records.read_json(path)
+
+
+def is_of_arm(record: dict, arm: Arm) -> bool:
+    """Return whether a record's settings are those of an arm, apart from its seeds and trials."""
+    others = ("stages", "seeds", "control", "borrowed")
+    settings = {key: value for key, value in dataclasses.asdict(arm).items() if key not in others}
+    return all(record["parameters"].get(key) == value for key, value in settings.items())
 
 
 def early_stopping(arm: Arm, images: np.ndarray, labels: np.ndarray) -> dict:
@@ -238,9 +248,6 @@ def choose(arm: Arm) -> Arm:
 
 def is_a_point_better(arm: Arm) -> bool:
     """Return whether, with seed 0, an arm is a point better than its control in validation."""
-    folder = records.run_folder(FOLDER)
-    own, control = (
-        records.read_json(folder / f"{name}-seed0.json")["val_accuracy"]
-        for name in (arm.name, arm.control)
-    )
-    return own - control >= 0.01
+    control = next(other for other in ARMS if other.name == arm.control)
+    own, controls = (train(choose(each), seed=0)["val_accuracy"] for each in (arm, control))
+    return own - controls >= 0.01
