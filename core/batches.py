@@ -21,7 +21,8 @@ class Batches(keras.utils.PyDataset):
     `trivial_augment`, each image also gets one random operation. A batch is `(images, labels)` or,
     for a GAN with `noise_size` > 0, `((images, noise), labels)`, where the noise is normal, of
     shape (batch_size, noise_size). All batches are full: when an epoch runs out of images, it
-    continues with the first ones in its order. By default, it shows every image at least once.
+    continues with the first ones in its order. By default, an epoch shows every image at least
+    once.
 
     The order depends only on (seed, epoch), and everything else only on (seed, epoch, step), so a
     resumed run sees the same data. `epoch` counts from 1, because Keras's `fit` also calls
@@ -90,7 +91,7 @@ def _order(seed, epoch, n):
 
 
 def crop_and_flip(images: np.ndarray, rng: np.random.Generator, pad: int = 4) -> np.ndarray:
-    """Return images (n, height, width, channels), each shifted at random, and half of them flipped.
+    """Return images (n, height, width, channels), each shifted at random, and about half flipped.
 
     An image is shifted by up to `pad` pixels along each axis, and reflected at its edges.
     """

@@ -56,6 +56,8 @@ def release(folder: Path) -> None:
 def write(folder: Path, state: dict) -> None:
     """Write `state` to `folder`/<epoch>.npz and remove older checkpoints.
 
+    `state` has an "epoch" and, under "arrays", lists of arrays by group; all else can become JSON.
+
     If the file cannot be written, for example because the disk is full, this only warns.
     """
     if not devices.is_chief():
@@ -74,7 +76,7 @@ def write(folder: Path, state: dict) -> None:
 
 
 def read(path: Path) -> dict:
-    """Return the state in a checkpoint file. Raises an exception if its checksums show damage."""
+    """Return the state in a checkpoint file. Raises some exception if the file is damaged."""
     with np.load(path, allow_pickle=False) as file:
         state = json.loads(file["state"].tobytes())
         state["arrays"] = {"model": [], "optimizer": [], "best": []}
@@ -91,7 +93,7 @@ def newest(folder: Path) -> dict | None:
             return read(path)
         except Exception as error:  # a damaged archive can raise anything
             reason = f"{type(error).__name__}: {error}"
-            message = f"The checkpoint {path} is damaged ({reason}); trying the previous one"
+            message = f"The checkpoint {path} is damaged ({reason}) and is ignored"
             warnings.warn(message, stacklevel=4)
     return None
 

@@ -1,4 +1,4 @@
-"""CIFAR-100 (Krizhevsky, 2009): finds or downloads it, verifies its hashes, and loads it."""
+"""Find or download CIFAR-100 (Krizhevsky, 2009), verify its hashes, and load it."""
 
 import dataclasses
 import hashlib

@@ -1,4 +1,4 @@
-"""Describes values and code, so that descriptions are equal only if the values behave alike.
+"""Describe values and code, so that descriptions are equal only if the values behave alike.
 
 A function or class of a notebook or of this project is described by its bytecode, which does not
 depend on comments, and by the globals, closures and modules that it uses. An object is described by
@@ -199,7 +199,7 @@ class CodeReader:
                     self.cannot_read(f"{name} imports {module}, which fails ({error})")
 
     def read_global(self, name, value, attributes):
-        """Record a global or, of a module that is not installed, the attributes that are used."""
+        """Record a global or, for a module that is not installed, the attributes that are used."""
         if not isinstance(value, types.ModuleType):
             self.enter(name, self.read(value, name))
         elif not _is_own(value):
@@ -213,7 +213,7 @@ class CodeReader:
                     self.read_global(part, vars(value)[part], attributes)
 
     def enter(self, name, description):
-        """Store a description under its name, or with an apostrophe if that is taken; return it."""
+        """Store a description under `name`, or with apostrophes if that is taken; return the name."""
         while self.used.get(name, description) != description:
             name += "'"
         self.used[name] = description

@@ -23,7 +23,7 @@ elif BACKEND == "jax":
 else:
     import tensorflow as tf
 
-    # Hides a warning for every network that a notebook rebuilds. The import resets the level.
+    # Hide a warning for every network that a notebook rebuilds. The import resets the level.
     logging.getLogger("tensorflow").setLevel("ERROR")
 
 keras.config.set_image_data_format("channels_last")  # whatever ~/.keras/keras.json says
@@ -108,11 +108,11 @@ def _faster_precision():
 def convolution_seconds() -> dict[str, float]:
     """Return the seconds of three convolutions in "float32" and "bfloat16": the best of eight."""
     dtypes = ("float32", "bfloat16")  # they take turns, as other programs may slow down either
-    turns = [[_seconds(dtype) for dtype in dtypes] for _ in range(8)]
+    turns = [[_time_convolutions(dtype) for dtype in dtypes] for _ in range(8)]
     return dict(zip(dtypes, np.min(turns, axis=0).tolist(), strict=True))
 
 
-def _seconds(dtype):  # the time of three convolutions
+def _time_convolutions(dtype):
     n, channels = (1024, 256) if has_gpu() else (64, 64)  # a GPU needs more to hide launch times
     images = keras.ops.ones((n, 16, 16, channels), dtype)
     kernel = keras.ops.ones((3, 3, channels, channels), dtype)

@@ -17,7 +17,7 @@ from core.files import atomic_write
 
 WEIGHTS = "model.weights.h5"  # inside a .keras file, which is a zip archive
 CLASS_NAMES = "class_names.json"  # added by this project; Keras ignores it
-# Entries of configurations, with their defaults, that Keras after 3.8 writes and 3.8 rejects.
+# Entries of configurations, with their defaults, that newer versions write and Keras 3.8 rejects.
 NEW_SINCE_KERAS_3_8 = {
     "quantization_config": None, "input_axes": None, "output_axes": None, "ragged": False,
     "renorm": False, "renorm_clipping": None, "renorm_momentum": 0.99,
@@ -49,8 +49,8 @@ def check_classifier(model: keras.Model) -> None:
         ) from error
     if not np.allclose(actual, expected, rtol=0.25, atol=1e-4):  # the model may use bfloat16
         raise NetworkError(
-            "This network gives different outputs after it was saved and loaded. Check that "
-            "get_config of each layer of your own returns all arguments of its constructor."
+            "This network gives different outputs after it has been saved and loaded. Check that "
+            "get_config of each of your own layers returns all arguments of its constructor."
         )
     if (expected < 0).any() or not np.allclose(expected.sum(axis=-1), 1, atol=1e-3):
         raise NetworkError(
@@ -81,7 +81,10 @@ def save(model: keras.Model, path: Path, class_names: Sequence[str] = ()) -> Pat
 
 
 def class_names(path: Path) -> list[str]:
-    """Return the class names in a network's file. Raises `DataError` if it has none."""
+    """Return the class names in a network's file.
+
+    Raises `DataError` if there is no such file, or no class names in it.
+    """
     if not path.is_file():
         raise DataError(f"There is no file {path}. Train a network first, or check the path.")
     try:

@@ -48,7 +48,7 @@ def replace(source: Path, target: Path, patience: float = 5.0) -> None:
 
 
 def array_digest(*arrays: np.ndarray) -> str:
-    """Return the sha256 of the shapes, dtypes and contents of all arrays, in this order."""
+    """Return the sha256 of the shapes, dtypes and contents of the arrays, in the order given."""
     sha = hashlib.sha256()
     for array in arrays:
         sha.update(repr((array.shape, array.dtype.str)).encode())

@@ -19,14 +19,17 @@ def shift(images, seed: keras.random.SeedGenerator):
 
 
 def with_copies(images, seed: keras.random.SeedGenerator):
-    """Return images (n, 32, 32, channels), then shifted copies of them, about half flipped."""
+    """Return images (n, 32, 32, channels) and then n shifted copies, about half of them flipped."""
     flipped = keras.random.uniform((ops.shape(images)[0], 1, 1, 1), seed=seed) < 0.5
     copies = shift(ops.where(flipped, ops.flip(images, axis=2), images), seed)
     return ops.concatenate([images, copies])
 
 
 class Augmentation(keras.layers.Layer):
-    """First layer of a discriminator: random shifts and cutout (DiffAugment, Zhao et al., 2020)."""
+    """First layer of a discriminator: random shifts and cutout (DiffAugment, Zhao et al., 2020).
+
+    Images (n, 32, 32, 3) are shifted by up to 4 pixels, and a square of 17x17 pixels is set to 0.
+    """
 
     def __init__(self, seed: int = 0):
         super().__init__()
@@ -101,8 +104,8 @@ class MovingAverage(_Part):
 def class_moments(teacher: keras.Model, images: np.ndarray, labels: np.ndarray) -> dict:
     """Return the class means and the within-class covariance of a teacher's features.
 
-    The teacher is a classifier trained on real images. Takes images `uint8` (n, 32, 32, 3) and
-    labels `int` (n,). Returns `means` (100, d), `covariance` (d, d), and `scale`, the mean standard
+    The teacher is a classifier trained on real images. Takes `uint8` images (n, 32, 32, 3) and
+    `int` labels (n,). Returns `means` (100, d), `covariance` (d, d), and `scale`, the mean standard
     deviation of the features. The features are divided by it before the moments are computed.
     """
     extractor = keras.Model(teacher.inputs, teacher.get_layer("features").output)
@@ -119,9 +122,9 @@ class ClassMoments(_Part):
 
     Generated means are running averages over about the last ten images of a class, and the
     covariance over about the last twenty batches. The two numbers returned have no meaning of their
-    own; only their gradients matter. They are the gradients of half the squared distance between
-    the means (Salimans et al., 2016, section 3.1) and of a quarter of the squared distance between
-    the covariances (dos Santos et al., 2019).
+    own; only their gradients matter. These are, with respect to the features, the gradients of half
+    the squared distance between the means (Salimans et al., 2016, section 3.1) and of a quarter of
+    the squared distance between the covariances (dos Santos et al., 2019).
     """
 
     def __init__(self, means: np.ndarray, covariance: np.ndarray):
@@ -148,10 +151,10 @@ class ClassMoments(_Part):
 class TeacherLoss(_Part):
     """The loss that the teacher, a classifier trained on real images, adds to the generator's loss.
 
-    `guidance` is the weight of the cross-entropy of its predictions (Sauer et al., 2022, section
-    3.3), `matching` that of the class means, and `covariance_ratio` * `matching` that of the
-    covariance. This last one grows from 0 over `total_steps`, because early generated images are
-    mostly noise.
+    `moments` come from `class_moments`. `guidance` is the weight of the cross-entropy of its
+    predictions (Sauer et al., 2022, section 3.3), `matching` that of the class means, and
+    `covariance_ratio` * `matching` that of the covariance. This last one grows from 0 over
+    `total_steps`, because early generated images are mostly noise.
     """
 
     def __init__(

@@ -55,7 +55,7 @@ def class_accuracy(predicted: np.ndarray, labels: np.ndarray, classes: int = 100
 
 def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
     """Return the Fréchet distance between two sets of features (n, d) (Heusel et al., 2017)."""
-    # Long sums in bfloat16 lose precision.
+    # Long sums in float32 or bfloat16 lose precision.
     a, b = np.asarray(a, "float64"), np.asarray(b, "float64")
     covariance_a, covariance_b = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
     values, vectors = np.linalg.eigh(covariance_a)
@@ -75,7 +75,10 @@ def pair_distances(features: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def nearest(queries: np.ndarray, references: np.ndarray, chunk: int = 5000) -> tuple:
-    """Return each query's Euclidean distance (n,) to its nearest reference, and that index."""
+    """Return each query's Euclidean distance to its nearest reference, and the index of that one.
+
+    `queries` are (n, ...) and `references` (m, ...). Both results have the shape (n,).
+    """
     queries = queries.reshape(len(queries), -1).astype("float32")
     references = references.reshape(len(references), -1)
     best, index = np.full(len(queries), np.inf), np.zeros(len(queries), int)

@@ -79,7 +79,7 @@ def orthogonalize(matrix):
     x = ops.cast(matrix / (ops.norm(matrix) + 1e-7), "bfloat16" if is_bfloat16 else "float32")
     is_wide = x.shape[0] < x.shape[1]
     x = ops.transpose(x) if is_wide else x
-    for _ in range(5):  # Newton-Schulz steps
+    for _ in range(5):  # Newton-Schulz steps, with the coefficients of Jordan et al. (2024)
         gram = ops.matmul(ops.transpose(x), x)
         x = 3.4445 * x + ops.matmul(x, -4.775 * gram + 2.0315 * ops.matmul(gram, gram))
     return ops.cast(ops.transpose(x) if is_wide else x, matrix.dtype)

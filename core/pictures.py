@@ -1,4 +1,4 @@
-"""Reads pictures in any format that Pillow supports, and converts them to network inputs."""
+"""Read pictures in any format that Pillow supports, and convert them to network inputs."""
 
 from pathlib import Path
 

@@ -82,7 +82,10 @@ def write(folder: Path, name: str, **record) -> Path:
 
 
 def read(folder_name: str, published: bool = False) -> dict[str, dict]:
-    """Return all records in a folder of runs/ or results/, by name. Raises `DataError`."""
+    """Return all records in a folder of runs/ or results/, by name.
+
+    Raises `DataError` if a file is damaged or is not a record.
+    """
     folders = {core.ROOT / ("results" if published else "runs") / folder_name}
     if not published:  # a worker other than the first also has a folder of its own
         folders.add(run_folder(folder_name))
@@ -135,7 +138,7 @@ def image_manifest(folder_name: str, run: str, **changes) -> dict:
     the checksum of the generator's file is not the one in the record.
     """
     keys = ("dataset", "dataset_md5", "train_digest", "seed", "generator_sha256", "steps")
-    record = read_json(find(folder_name, f"{run}.json"), keys)
+    record = read_json(find(folder_name, f"{run}.json"), set(keys))
     generator = find(folder_name, f"{run}_generator.keras")
     if file_sha256(generator) != record["generator_sha256"]:
         advice = "Run notebook 1 with TRAIN = True."

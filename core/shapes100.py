@@ -9,7 +9,7 @@ from core.cifar100 import Dataset
 from core.streams import random_stream
 
 COLOURS = ("red", "yellow", "green", "blue", "white")
-OUTLINES = {  # corners: angles in degrees, and distances from the centre in radii, repeated
+OUTLINES = {  # angles of the corners in degrees, and their distances from the centre, repeated
     "circle": (np.arange(24) * 15, [1]), "half disc": (np.arange(13) * 15, [1]),
     "triangle": (np.arange(3) * 120 - 90, [1]), "square": (np.arange(4) * 90 - 45, [1]),
     "diamond": (np.arange(4) * 90, [0.7, 1.1]), "hexagon": (np.arange(6) * 60, [1]),

@@ -17,7 +17,7 @@ from core import devices, pictures, records
 from core.cifar100 import DataError
 from core.files import array_digest, replace, short_digest
 
-# These are ignored: the manifest, and what operating systems and network drives add (lower case).
+# Names to ignore, in lower case: the manifest, and what operating systems and network drives add.
 IGNORED = ("manifest.json", "thumbs.db", "desktop.ini", "icon\r", "__macosx", "@eadir")
 ADVICE = (
     "Run notebook 1 with the same DATASET and REAL_FRACTION and leave SYNTHETIC_IMAGES at 'auto', "
@@ -51,7 +51,11 @@ def choose(folder_name: str, source: str = "auto") -> tuple[Path, str]:
 
 def save(folder: Path, images: np.ndarray, labels: np.ndarray, class_names: list[str],
          manifest: dict) -> None:  # fmt: skip
-    """Replace the contents of `folder` with manifest.json and one PNG per image, by class."""
+    """Replace the contents of `folder` with manifest.json and one PNG per image, by class.
+
+    Images are `uint8` (n, 32, 32, 3) and labels `int` (n,). Their number and their sha256 are added
+    to the manifest. Workers other than the first do nothing.
+    """
     if not devices.is_chief():
         return
     order = np.argsort(labels, kind="stable")  # the order in which `load` reads them
@@ -61,7 +65,7 @@ def save(folder: Path, images: np.ndarray, labels: np.ndarray, class_names: list
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = folder.with_name(f".{folder.name}.partial")
     with _locked(folder) as backup:  # if several runs save at once, the last one wins
-        for leftover in (partial, backup):  # left by a run that was killed
+        for leftover in (partial, backup):
             shutil.rmtree(leftover, ignore_errors=True)
         for label in np.unique(labels):
             (partial / class_names[label]).mkdir(parents=True)
@@ -93,8 +97,8 @@ def load(folder: Path, class_names: list[str]) -> tuple[np.ndarray, np.ndarray, 
     """Return `uint8` images (n, 32, 32, 3) and labels (n,), ordered by class, and the manifest.
 
     The images can have any format that `pictures.open_rgb` reads, and are resized to 32x32. Raises
-    a `DataError` that lists up to 50 problems if a file cannot be used, or one that says so if the
-    manifest describes other images.
+    `DataError` if there are no images, if some cannot be used (the message lists up to 50), or if
+    the manifest describes other images.
     """
     wrong = [
         path for path in _entries(folder)
@@ -142,7 +146,7 @@ def read_manifest(folder: Path) -> dict:
 
 
 def kind(images: np.ndarray, manifest: dict) -> str:
-    """Return a digest that images of GANs share if only seed and run name of these GANs differ.
+    """Return a digest shared by sets of images whose GANs differ only in their seed and run name.
 
     If the manifest has no parameters, this is a digest of the images instead.
     """

@@ -258,14 +258,14 @@ def test_precision_is_the_faster_one(monkeypatch, policy, bfloat16, has_gpu):
     busy = iter([1, 4, 4, 4, 1, 1, 4, 4, *[1] * 8])
     seconds = {"float32": 1.0, "bfloat16": bfloat16}
     monkeypatch.setattr(devices, "has_gpu", lambda: has_gpu)
-    monkeypatch.setattr(devices, "_seconds", lambda dtype: next(busy) * seconds[dtype])
+    monkeypatch.setattr(devices, "_time_convolutions", lambda dtype: next(busy) * seconds[dtype])
     expected = "mixed_bfloat16" if has_gpu or bfloat16 == 0.5 else "float32"
     assert devices.set_precision("auto") == keras.config.dtype_policy().name == expected
 
 
 def test_precision_is_measured_once_for_a_device(monkeypatch, policy, tmp_path):
     measured = []
-    monkeypatch.setattr(devices, "_seconds", lambda dtype: measured.append(dtype) or 1.0)
+    monkeypatch.setattr(devices, "_time_convolutions", lambda dtype: measured.append(dtype) or 1.0)
 
     def measures(folder=tmp_path / "new"):
         measured.clear()
