@@ -213,7 +213,7 @@ class CodeReader:
                     self.read_global(part, vars(value)[part], attributes)
 
     def enter(self, name, description):
-        """Store a description under `name`, or with apostrophes if that is taken; return the name."""
+        """Store a description under `name`, or that with apostrophes if taken; return the name."""
         while self.used.get(name, description) != description:
             name += "'"
         self.used[name] = description
