@@ -30,7 +30,7 @@ def test_the_first_cell_finds_this_project_from_any_folder_of_the_clone(tmp_path
     for folder in (ROOT, ROOT / "notebooks", ROOT / "docs", tmp_path):
         done = run_script(script, folder=folder, PYTHONPATH=str(tmp_path))
         if folder == tmp_path:
-            assert "AssertionError: Open this notebook inside a clone" in done.stderr
+            assert "AssertionError: The files of this project are not in this folder" in done.stderr
         else:
             assert done.stdout.strip() == str(ROOT / "utils.py"), done.stderr
 
