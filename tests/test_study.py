@@ -25,6 +25,14 @@ def test_both_runs_of_every_published_pair_are_alike():
             assert one["seed"] == other["seed"]
 
 
+def test_seed_i_of_an_arm_uses_gan_i():
+    """So an interval includes the luck of the generator, and not that of the classifier alone."""
+    for arm, runs in PUBLISHED.items():
+        for key in ("generator_sha256", "synthetic_digest"):
+            used = [run[key] for run in runs.values() if run.get(key)]
+            assert len(set(used)) == len(used), arm
+
+
 def test_planned_arms_exist_and_have_as_many_trials_and_steps_on_both_sides():
     by_name = {arm.name: arm for arm in arms.ARMS}
     assert len(by_name) == len(arms.ARMS)
