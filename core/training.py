@@ -77,7 +77,8 @@ def _train(model, batches, saver, callbacks, arguments):
     """Train the remaining epochs, if any, and load the final weights into the model."""
     if not saver.state.get("finished"):
         if core.HEADLESS:  # one line per epoch instead of a progress bar
-            print(f"{saver.folder.parent.name}: training for {saver.epochs} epochs", flush=True)
+            length = "1 epoch" if saver.epochs == 1 else f"{saver.epochs} epochs"
+            print(f"{saver.folder.parent.name}: training for {length}", flush=True)
             arguments = {"verbose": 2} | arguments
         first = saver.epochs if saver.state.get("stopped") else saver.state.get("epoch", 0)
         try:
