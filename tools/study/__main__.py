@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import shutil
 
 from core import devices, records
 from tools.study import arms, figures, report, trainer
@@ -68,6 +69,7 @@ def smoke() -> None:
     """Run a few steps of one arm of each kind on the stand-in, and write to runs/study-smoke."""
     trainer.DATASET, trainer.FOLDER = "shapes100", "study-smoke"
     trainer.GENERATORS = dict.fromkeys(trainer.GENERATORS, ("cifar100", "gan_long"))
+    shutil.rmtree(records.run_folder(trainer.FOLDER), ignore_errors=True)  # results of the last try
     for arm in arms.ARMS:
         if arm.name in SMOKE:
             few = {"steps": 24, "trial_steps": 12, "per_class": min(arm.per_class, 5)}
