@@ -156,7 +156,7 @@ EXPLORATORY = (  # the comparison in words, the arm with GAN images (or more of 
       for size in SIZES if size != 400),  # 400 is comparison C
     *((f"45,000 photographs, {dose} images per class", f"dose-{dose}", "dose-0")
       for dose in (5, 20, 450)),
-    ("45,000 photographs, make fast, 20 or 50 per class", "vgg16_fast_gan", "vgg16_fast"),
+    ("45,000 photographs, make fast, 50 images per class", "vgg16_fast_gan", "vgg16_fast"),
     ("45,000 photographs, 50 per class, a smaller GAN", "quality-short", "dose-0"),
     ("45,000 photographs, 50 per class, a better GAN", "quality-longer", "dose-0"),
     ("45,000 photographs, 50 per class added, equal steps", "added-50", "added-0"),
