@@ -21,8 +21,7 @@ def split(labels: np.ndarray, validation: float = 0.1, real_fraction: float = 1.
     `labels` (n,) are those of the official training images. Of each class, the fraction
     `validation` is held out. Then only the fraction `real_fraction` (0 to 1) of both parts is kept,
     but at least one training image and, if as many are held out, two validation images of each
-    class. A larger
-    `real_fraction` keeps every image that a smaller one keeps.
+    class. A larger `real_fraction` keeps every image that a smaller one keeps.
     """
     rng = np.random.default_rng(seed)  # the published generators were trained on this split
     train, held_out = [], []

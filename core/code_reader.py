@@ -183,7 +183,7 @@ class CodeReader:
     def read_names(self, name, codes, space):
         """Record the globals and modules that the code of a function uses."""
         used = {i.argval for i in _instructions(codes, "LOAD_GLOBAL", "LOAD_NAME")}
-        attributes = {name for code in codes for name in code.co_names}
+        attributes = {attribute for code in codes for attribute in code.co_names}
         unreadable = (used & UNREADABLE) - space.keys() | (attributes & UNREADABLE_ATTRIBUTES)
         for word in sorted(unreadable):
             self.cannot_read(f"{name} uses {word}")

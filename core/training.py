@@ -59,8 +59,9 @@ def fit(model: keras.Model, batches: keras.utils.PyDataset, *, epochs: int, fold
     replicas = strategy.num_replicas_in_sync
     defined = fingerprint.of_training_run(model, batches, epochs, callbacks, replicas, **important)
     saver = _Saver(batches, _own_folder(folder, defined), epochs, callbacks, checkpoint_seconds)
-    saver.find_checkpoint(folder.name, resume and "unreadable" not in defined)
-    _train(model, batches, saver, callbacks, arguments)
+    resume = resume and "unreadable" not in defined
+    saver.find_checkpoint(folder.name, resume)
+    _train(model, batches, saver, callbacks, resume, arguments)
     # In mixed_float16, Keras wraps the optimiser.
     optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
     return {
@@ -73,7 +74,7 @@ def fit(model: keras.Model, batches: keras.utils.PyDataset, *, epochs: int, fold
     }  # fmt: skip
 
 
-def _train(model, batches, saver, callbacks, arguments):
+def _train(model, batches, saver, callbacks, resume, arguments):
     """Train the remaining epochs, if any, and load the final weights into the model."""
     if not saver.state.get("finished"):
         if core.HEADLESS:  # one line per epoch instead of a progress bar
@@ -85,7 +86,7 @@ def _train(model, batches, saver, callbacks, arguments):
             model.fit(batches, initial_epoch=first, epochs=saver.epochs, shuffle=False,
                       callbacks=[ReuseMemory(), *callbacks, saver], **arguments)  # fmt: skip
         except KeyboardInterrupt:  # hide the long traceback through Keras
-            advice = f"Run this cell again {CONTINUE}" if saver.resume else "It cannot be resumed."
+            advice = f"Run this cell again {CONTINUE}" if resume else "It cannot be resumed."
             raise KeyboardInterrupt(f"Training was interrupted. {advice}") from None
         except Exception as error:
             if not (devices.is_multi_worker() and type(error).__name__ in LOST_WORKER):
@@ -124,14 +125,13 @@ class _Saver(keras.callbacks.Callback):
     def __init__(self, batches, folder, epochs, callbacks, checkpoint_seconds):
         super().__init__()
         self.batches, self.folder, self.epochs = batches, folder, epochs
-        self.checkpoint_seconds, self.state, self.resume = checkpoint_seconds, {}, True
+        self.checkpoint_seconds, self.state = checkpoint_seconds, {}
         self.watchers = [item for item in callbacks if getattr(item, "only_watches", False)]
         stopping = [item for item in callbacks if isinstance(item, keras.callbacks.EarlyStopping)]
         self.early_stopping = stopping[0] if stopping else None
 
     def find_checkpoint(self, name, resume):
         """Load the newest intact checkpoint and print its progress, or remove all checkpoints."""
-        self.resume = resume
         self.state = (resume and checkpoints.newest(self.folder)) or {}
         if self.state:
             finished, epoch = self.state["finished"], self.state["epoch"]

@@ -89,9 +89,9 @@ PANELS = {"augment": draw_augment, "stand_in": draw_stand_in, "compress": draw_c
 def draw(found: dict, folder: Path) -> None:
     """Save one figure per question, and all three as study.png, in `folder`."""
     together = Figure(figsize=(15, 4.2), layout="constrained")
-    for third, (name, panel) in zip(together.subplots(1, 3), PANELS.items(), strict=True):
+    for shared, (name, panel) in zip(together.subplots(1, 3), PANELS.items(), strict=True):
         alone = Figure(figsize=(6.4, 4.2), layout="constrained")
-        for axis in (third, alone.subplots()):
+        for axis in (shared, alone.subplots()):
             panel(axis, found)
             axis.set_title(TITLES[name], fontsize=11, loc="left")
         alone.savefig(folder / f"study_{name}.png", dpi=110, metadata={"Software": None})

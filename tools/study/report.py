@@ -55,7 +55,10 @@ def steps_without_stopping(record: dict) -> int:
 
 def gains(found: dict, with_gan: str, without: str) -> list[float]:
     """Return the gains in test accuracy from GAN images, one per seed, in percentage points."""
-    made = pairs(found, with_gan, without)
+    return _gains(pairs(found, with_gan, without))
+
+
+def _gains(made: list[tuple[dict, dict]]) -> list[float]:
     return [100 * (one["test_accuracy"] - other["test_accuracy"]) for one, other in made]
 
 
@@ -100,13 +103,13 @@ def verdict(p: float, low: float, high: float) -> str:
 def planned_table(found: dict) -> str:
     """Return a Markdown table with one row per planned comparison that has runs."""
     rows, finished = [], planned(found)
-    for name, pair in PLANNED.items():
-        if points := gains(found, *pair):
-            p, answer = "–", f"{len(points)} of {len(SEEDS)} seeds"
+    for name, arms in PLANNED.items():
+        if made := pairs(found, *arms):
+            p, answer = "–", f"{len(made)} of {len(SEEDS)} seeds"
             if name in finished:
                 p, answer = finished[name]["p"], finished[name]["verdict"]
                 p = f"{p:.3f}" if p >= 0.001 else "below 0.001"
-            rows.append([name, *_compared(found, *pair), p, answer])
+            rows.append([name, *_compared(made), p, answer])
     columns = ["comparison", "with GAN images", "without", "difference in points (95 % interval)"]
     return comparison.markdown(pandas.DataFrame(rows, columns=[*columns, "adjusted p", "verdict"]))
 
@@ -114,19 +117,18 @@ def planned_table(found: dict) -> str:
 def exploratory_table(found: dict) -> str:
     """Return a Markdown table of the exploratory comparisons that have runs."""
     rows = []
-    for words, *pair in EXPLORATORY:
-        if points := gains(found, *pair):
-            rows.append([words, *_compared(found, *pair), len(points)])
+    for words, *arms in EXPLORATORY:
+        if made := pairs(found, *arms):
+            rows.append([words, *_compared(made), len(made)])
     columns = ["comparison", "with", "without", "difference in points (95 % interval)", "seeds"]
     return comparison.markdown(pandas.DataFrame(rows, columns=columns))
 
 
-def _compared(found: dict, with_gan: str, without: str) -> list[str]:
-    """Return the cells of a comparison: both accuracies over the paired seeds, and their gain."""
-    sides = zip(*pairs(found, with_gan, without), strict=True)
-    accuracies = [[run["test_accuracy"] for run in side] for side in sides]
-    gain = comparison.gain_with_interval(gains(found, with_gan, without))
-    return [*map(comparison.mean_with_interval, accuracies), gain]
+def _compared(made: list[tuple[dict, dict]]) -> list[str]:
+    """Return the cells of a comparison: both accuracies over the pairs' seeds, and the gain."""
+    accuracies = [[run["test_accuracy"] for run in side] for side in zip(*made, strict=True)]
+    means = map(comparison.mean_with_interval, accuracies)
+    return [*means, comparison.gain_with_interval(_gains(made))]
 
 
 def arms_table(found: dict) -> str:

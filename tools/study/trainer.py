@@ -224,6 +224,10 @@ def early_stopping(arm: Arm, images: np.ndarray, labels: np.ndarray) -> dict:
             "validation_batch_size": 500}  # fmt: skip
 
 
+def arm_named(name: str) -> Arm:
+    return next(arm for arm in ARMS if arm.name == name)
+
+
 def choose(arm: Arm) -> Arm:
     """Return a copy of `arm` with the settings of its trial with the highest validation accuracy.
 
@@ -231,7 +235,7 @@ def choose(arm: Arm) -> Arm:
     were chosen for that arm are used instead.
     """
     if arm.borrowed:
-        donor = next(other for other in ARMS if other.name == arm.borrowed)
+        donor = arm_named(arm.borrowed)
         tried = {name for stage in donor.stages for settings in stage for name in settings}
         chosen = choose(donor)
         return dataclasses.replace(arm, **{name: getattr(chosen, name) for name in tried})
@@ -248,6 +252,6 @@ def choose(arm: Arm) -> Arm:
 
 def is_a_point_better(arm: Arm) -> bool:
     """Return whether, with seed 0, an arm is a point better than its control in validation."""
-    control = next(other for other in ARMS if other.name == arm.control)
-    own, controls = (train(choose(each), seed=0)["val_accuracy"] for each in (arm, control))
-    return own - controls >= 0.01
+    with_control = (arm, arm_named(arm.control))
+    own, other = (train(choose(each), seed=0)["val_accuracy"] for each in with_control)
+    return own - other >= 0.01
