@@ -86,8 +86,9 @@ def _train(model, batches, saver, callbacks, resume, arguments):
             model.fit(batches, initial_epoch=first, epochs=saver.epochs, shuffle=False,
                       callbacks=[ReuseMemory(), *callbacks, saver], **arguments)  # fmt: skip
         except KeyboardInterrupt:  # hide the long traceback through Keras
-            advice = f"Run this cell again {CONTINUE}" if resume else "It cannot be resumed."
-            raise KeyboardInterrupt(f"Training was interrupted. {advice}") from None
+            again = CONTINUE if resume else "to train from the start."
+            words = f"Training was interrupted. Run this cell again {again}"
+            raise KeyboardInterrupt(words) from None
         except Exception as error:
             if not (devices.is_multi_worker() and type(error).__name__ in LOST_WORKER):
                 raise

@@ -90,7 +90,7 @@ def test_an_interrupted_cell_can_be_run_again(tmp_path, whole):
     """SIGINT, as Jupyter's stop button sends it; the kernel and its claim on the folder live on."""
     handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # as in a kernel
     try:
-        with pytest.raises(KeyboardInterrupt, match="interrupted. It cannot be resumed"):
+        with pytest.raises(KeyboardInterrupt, match="Run this cell again to train from the start"):
             train(tmp_path, callbacks=[PressStop()], resume=False)
         with pytest.raises(KeyboardInterrupt, match="Run this cell again to continue") as error:
             train(tmp_path, callbacks=[PressStop()])

@@ -119,6 +119,20 @@ def test_figures_are_drawn_of_the_arms_that_are_there(tmp_path):
     assert {path.stem for path in tmp_path.glob("*.png")} == names
 
 
+def test_the_figure_of_quality_shows_both_classifiers_for_each_gan(monkeypatch, tmp_path):
+    shown = []
+    monkeypatch.setattr(figures, "_save", lambda figure, path: shown.extend(figure.axes))
+    gans = {
+        "gan": {"seconds": 420, "gan_train_ratio": 0.6},
+        "gan_long": {"seconds": 1_800, "gan_train_ratio": 0.7},
+    }
+    made = {"dose-0": runs(0.5, 0.6), "alone-short": runs(0.22), "alone-long": runs(0.33)}
+    figures.draw_quality(gans, made, tmp_path / "quality.png")
+    student, vgg16 = (line.get_xydata() for line in shown[0].lines)
+    assert student == pytest.approx(np.array([[7, 0.6], [30, 0.7]]))
+    assert vgg16 == pytest.approx(np.array([[7, 0.4], [30, 0.6]]))
+
+
 @pytest.fixture
 def study(project, monkeypatch):
     """The trainer on the stand-in, with an untrained generator and a tiny teacher and student."""

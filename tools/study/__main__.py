@@ -42,7 +42,9 @@ def show() -> None:
     if all(len(found.get(name, {})) == len(arms.SEEDS) for name in names):
         middle, low, high = report.worth_in_photographs(found)
         print(f"GAN images alone are worth {middle:.0f} photographs ({low:.0f} to {high:.0f})")
-    figures.draw(found, records.run_folder("study"))
+    folder = records.run_folder("study")
+    figures.draw(found, folder)
+    figures.draw_quality(records.read("cifar100"), found, folder / "quality.png")
 
 
 def time_left() -> str:

@@ -1,4 +1,4 @@
-"""Figures of the study: one panel per question, drawn from its records."""
+"""Figures of the study, drawn from its records: one per question, and one of the GANs' quality."""
 
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from core import metrics
 from tools.study import report
 from tools.study.arms import PLANNED, SIZES
+from tools.study.trainer import GENERATORS
 
 BLUE, ORANGE, GREEN = seaborn.color_palette("colorblind")[:3]
 TITLES = {
@@ -18,9 +19,9 @@ TITLES = {
     "compress": "3. Compress: a small network learns from\na large one, without its photographs",
 }
 AUGMENT = {  # by label: the arms with and without GAN images
-    "45,000 photographs,\nAdam (as described)": PLANNED["A"],
-    "45,000 photographs,\nMuon (make fast)": ("vgg16_fast_gan", "vgg16_fast"),
-    "4,500 photographs,\nrecipes tuned for them": PLANNED["B"],
+    "45,000\nphotographs,\nAdam": PLANNED["A"],
+    "45,000\nphotographs,\nMuon": ("vgg16_fast_gan", "vgg16_fast"),
+    "4,500\nphotographs,\nAdam": PLANNED["B"],
 }
 COMPRESS = {
     "compress-real": "45,000 photographs",
@@ -45,8 +46,8 @@ def draw_augment(axis: Axes, found: dict) -> None:
         _mark(axis, points, row + 0.12, ORANGE, label="" if row else "mean, 95 % interval")
     axis.set_yticks(range(len(gains)), list(gains))
     axis.set_ylim(max(1, len(gains)) - 0.5, -0.5)
-    axis.set_xlabel("test accuracy with GAN images minus without (points)")
-    axis.legend(fontsize=8, loc="lower right")
+    axis.set_xlabel("test accuracy with GAN images\nminus without (percentage points)")
+    axis.legend(fontsize=9, loc="lower right")
 
 
 def draw_stand_in(axis: Axes, found: dict) -> None:
@@ -66,7 +67,7 @@ def draw_stand_in(axis: Axes, found: dict) -> None:
     axis.set(xscale="log", xlabel="photographs", ylabel="test accuracy (%)", ylim=(0, None))
     axis.set_xticks(SIZES, [f"{size:,}" for size in SIZES])
     axis.minorticks_off()
-    axis.legend(fontsize=8)
+    axis.legend(fontsize=9)
 
 
 def draw_compress(axis: Axes, found: dict) -> None:
@@ -88,14 +89,48 @@ PANELS = {"augment": draw_augment, "stand_in": draw_stand_in, "compress": draw_c
 
 def draw(found: dict, folder: Path) -> None:
     """Save one figure per question, and all three as study.png, in `folder`."""
-    together = Figure(figsize=(15, 4.2), layout="constrained")
+    together = Figure(figsize=(12.5, 4.2), layout="constrained")
     for shared, (name, panel) in zip(together.subplots(1, 3), PANELS.items(), strict=True):
         alone = Figure(figsize=(6.4, 4.2), layout="constrained")
         for axis in (shared, alone.subplots()):
             panel(axis, found)
             axis.set_title(TITLES[name], fontsize=11, loc="left")
-        alone.savefig(folder / f"study_{name}.png", dpi=110, metadata={"Software": None})
-    together.savefig(folder / "study.png", dpi=110, metadata={"Software": None})
+        _save(alone, folder / f"study_{name}.png")
+    _save(together, folder / "study.png")
+
+
+def draw_quality(gans: dict[str, dict], found: dict, path: Path) -> None:
+    """Save a figure of how much the images of each GAN teach, by the minutes the GAN trained.
+
+    `gans` are notebook 1's records by name, and `found` the study's by arm. The accuracy after
+    training on GAN images alone is divided by that after training on photographs, for notebook 1's
+    student and, if it was trained on images of all these GANs, for the VGG-16 of notebook 2.
+    """
+    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    axis = figure.subplots()
+    names = {size: name for size, (_, name) in GENERATORS.items() if size != "tenth"}
+    sizes = [size for size, name in names.items() if name in gans]
+    minutes = [gans[names[size]]["seconds"] / 60 for size in sizes]
+    shares = [gans[names[size]]["gan_train_ratio"] for size in sizes]
+    axis.plot(minutes, shares, "o-", color=BLUE, label="notebook 1's student")
+    for size, place, share in zip(sizes, minutes, shares, strict=True):
+        axis.annotate(names[size], (place, share + 0.03), ha="center")
+    if "dose-0" in found and all(f"alone-{size}" in found for size in sizes):
+        alone = [_accuracies(found, f"alone-{size}").mean() for size in sizes]
+        shares = np.array(alone) / _accuracies(found, "dose-0").mean()
+        axis.plot(minutes, shares, "D-", color=ORANGE, label="VGG-16 x0.25")
+    axis.set(xscale="log", ylim=(0, 1), xlabel="minutes of training on two cores")
+    axis.set_ylabel("accuracy after training on GAN images,\nas a share of that on photographs")
+    axis.set_xticks(minutes, [f"{place:.0f}" for place in minutes])
+    axis.minorticks_off()
+    axis.margins(x=0.15)
+    axis.set_title("How much a GAN's images teach, by its training time", fontsize=11, loc="left")
+    axis.legend(fontsize=9, loc="lower right", title="classifier")
+    _save(figure, path)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    figure.savefig(path, dpi=150, metadata={"Software": None})  # no version, so that bytes agree
 
 
 def _accuracies(found, name):
