@@ -7,6 +7,8 @@ from keras import ops
 from core.optimizers import Adam
 from core.streams import random_stream
 
+PART = 10_000  # images that are generated at once; as floats, they take 120 MB
+
 
 def shift(images, seed: keras.random.SeedGenerator):
     """Return images (n, 32, 32, channels), each shifted by up to 4 pixels and padded with 0."""
@@ -202,11 +204,14 @@ def generate(
     """
     rng, size = random_stream(stream, seed), generator.inputs[0].shape[-1]
     images, best = np.zeros((len(labels), 32, 32, 3), "uint8"), np.full(len(labels), -1.0)
+    parts = [slice(start, start + PART) for start in range(0, len(labels), PART)]
     for _ in range(candidates):
-        noise = rng.standard_normal((len(labels), size), "float32")
-        new = generator.predict([noise, labels.astype("int32")], batch_size=250, verbose=0)
-        new, confidence = new if isinstance(new, list) else (new, np.zeros(len(labels)))
-        better = confidence > best
-        images[better] = np.clip(np.round((new[better] + 1) * 127.5), 0, 255)
-        best[better] = confidence[better]
+        for part in parts:
+            wanted = labels[part].astype("int32")
+            noise = rng.standard_normal((len(wanted), size), "float32")
+            new = generator.predict([noise, wanted], batch_size=250, verbose=0)
+            new, confidence = new if isinstance(new, list) else (new, np.zeros(len(wanted)))
+            better = confidence > best[part]
+            images[part][better] = np.clip(np.round((new[better] + 1) * 127.5), 0, 255)
+            best[part][better] = confidence[better]
     return images

@@ -136,6 +136,13 @@ def test_of_several_candidates_the_surest_is_drawn():
     assert (gan.generate(bright_generator(), labels, 0, 1, "x") != one).any()
 
 
+def test_many_images_are_generated_in_parts_which_are_the_same_images(monkeypatch):
+    labels = np.arange(250) % 100
+    at_once = gan.generate(bright_generator(), labels, 0, 2)
+    monkeypatch.setattr(gan, "PART", 100)
+    np.testing.assert_array_equal(gan.generate(bright_generator(), labels, 0, 2), at_once)
+
+
 def test_a_generator_returns_how_sure_its_teacher_is():
     teacher = build_classifier(2)
     both = gan.with_confidence(tiny_gan().average.network, teacher)
