@@ -62,10 +62,7 @@ def main():
 def copy_results(runs: Path, results: Path):
     """Copy the publishable records, their generators, and the figures of those with seed 0."""
     published = [path for path in sorted(runs.glob("*.json")) if is_publishable(path)]
-    if not published:
-        return  # the figures that compare runs would only show unpublished ones
-    results.mkdir(parents=True, exist_ok=True)
-    files = [*published, runs / "comparison.png", runs / "pairs.png"]
+    files = list(published)
     for path in published:
         files.append(runs / f"{path.stem}_generator.keras")
         if read_json(path)["seed"] == 0:  # its figures are named <record>_<word>.png
@@ -74,6 +71,7 @@ def copy_results(runs: Path, results: Path):
             files += [runs / f"{path.stem}{end}.png" for end in ends if end.count("_") == 1]
     for path in files:
         if path.exists():
+            results.mkdir(parents=True, exist_ok=True)
             shutil.copy(path, results)
 
 
