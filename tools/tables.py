@@ -50,7 +50,7 @@ def summary_table(groups: list[pandas.DataFrame]) -> str:
 
     def place(group):
         model = group["model"].iloc[0]
-        return "ImageNet" in model, "ResNet" in model
+        return "ImageNet" in model, "ResNet" in model, group["epochs_run"].iloc[0]
 
     groups = sorted(described, key=place) + others
     table = comparison.groups_frame(groups).drop(columns="hardware")  # docs/results.md has it
