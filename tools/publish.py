@@ -62,6 +62,8 @@ def main():
 def copy_results(runs: Path, results: Path):
     """Copy the publishable records, their generators, and the figures of those with seed 0."""
     published = [path for path in sorted(runs.glob("*.json")) if is_publishable(path)]
+    if published:
+        results.mkdir(parents=True, exist_ok=True)
     files = list(published)
     for path in published:
         files.append(runs / f"{path.stem}_generator.keras")
@@ -71,7 +73,6 @@ def copy_results(runs: Path, results: Path):
             files += [runs / f"{path.stem}{end}.png" for end in ends if end.count("_") == 1]
     for path in files:
         if path.exists():
-            results.mkdir(parents=True, exist_ok=True)
             shutil.copy(path, results)
 
 

@@ -43,7 +43,8 @@ def tables() -> dict[str, dict[str, str]]:
 def summary_table(groups: list[pandas.DataFrame]) -> str:
     """Return a Markdown table with one row per group of runs, and the command that repeats it.
 
-    Groups with the description's optimiser, Adam, are at the top: VGG-16, ResNet, ImageNet model.
+    Groups with the description's optimiser, Adam, are at the top: VGG-16, ResNet, ImageNet
+    model, and of each the shortest runs first.
     """
     described = [group for group in groups if group["optimizer"].iloc[0] == "adam"]
     others = [group for group in groups if group["optimizer"].iloc[0] != "adam"]

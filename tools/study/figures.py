@@ -109,14 +109,14 @@ def draw_quality(gans: dict[str, dict], found: dict, path: Path) -> None:
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
     axis = figure.subplots()
     names = {size: name for size, (_, name) in GENERATORS.items() if size != "tenth"}
-    sizes = [size for size, name in names.items() if name in gans]
-    minutes = [gans[names[size]]["seconds"] / 60 for size in sizes]
-    shares = [gans[names[size]]["gan_train_ratio"] for size in sizes]
+    trained = {size: gans[name] for size, name in names.items() if name in gans}
+    minutes = [gan["seconds"] / 60 for gan in trained.values()]
+    shares = [gan["gan_train_ratio"] for gan in trained.values()]
     axis.plot(minutes, shares, "o-", color=BLUE, label="notebook 1's student")
-    for size, place, share in zip(sizes, minutes, shares, strict=True):
+    for size, place, share in zip(trained, minutes, shares, strict=True):
         axis.annotate(names[size], (place, share + 0.03), ha="center")
-    if "dose-0" in found and all(f"alone-{size}" in found for size in sizes):
-        alone = [_accuracies(found, f"alone-{size}").mean() for size in sizes]
+    if "dose-0" in found and all(f"alone-{size}" in found for size in trained):
+        alone = [_accuracies(found, f"alone-{size}").mean() for size in trained]
         shares = np.array(alone) / _accuracies(found, "dose-0").mean()
         axis.plot(minutes, shares, "D-", color=ORANGE, label="VGG-16 x0.25")
     axis.set(xscale="log", ylim=(0, 1), xlabel="minutes of training on two cores")
