@@ -30,7 +30,7 @@ def with_copies(images, seed: keras.random.SeedGenerator):
 class Augmentation(keras.layers.Layer):
     """First layer of a discriminator: random shifts and cutout (DiffAugment, Zhao et al., 2020).
 
-    Images (n, 32, 32, 3) are shifted by up to 4 pixels, and a square of 17x17 pixels is set to 0.
+    Images (n, 32, 32, 3) are shifted by up to 4 pixels, and a square of up to 17x17 is set to 0.
     """
 
     def __init__(self, seed: int = 0):
@@ -81,7 +81,7 @@ class _Part(keras.layers.Layer):
         weight.assign(value)
         return weight
 
-    def get_config(self):  # never serialised; core/fingerprint.py reads the attributes
+    def get_config(self):  # never serialised; core/code_reader.py reads the attributes
         return {}
 
 
@@ -124,9 +124,9 @@ class ClassMoments(_Part):
 
     Generated means are running averages over about the last ten images of a class, and the
     covariance over about the last twenty batches. The two numbers returned have no meaning of their
-    own; only their gradients matter. These are, with respect to the features, the gradients of half
-    the squared distance between the means (Salimans et al., 2016, section 3.1) and of a quarter of
-    the squared distance between the covariances (dos Santos et al., 2019).
+    own; only their gradients matter. With respect to the features, they are those of half the
+    squared distance between the means (Salimans et al., 2016, section 3.1) and of a quarter of the
+    squared distance between the covariances (dos Santos et al., 2019).
     """
 
     def __init__(self, means: np.ndarray, covariance: np.ndarray):
@@ -153,10 +153,10 @@ class ClassMoments(_Part):
 class TeacherLoss(_Part):
     """The loss that the teacher, a classifier trained on real images, adds to the generator's loss.
 
-    `moments` come from `class_moments`. `guidance` is the weight of the cross-entropy of its
-    predictions (Sauer et al., 2022, section 3.3), `matching` that of the class means, and
+    `moments` come from `class_moments`. `guidance` is the weight of the cross-entropy of the
+    teacher's predictions (Sauer et al., 2022, section 3.3), `matching` that of the class means, and
     `covariance_ratio` * `matching` that of the covariance. This last one grows from 0 over
-    `total_steps`, because early generated images are mostly noise.
+    `total_steps`, because generated images are mostly noise early in training.
     """
 
     def __init__(
@@ -183,7 +183,7 @@ class TeacherLoss(_Part):
 
 
 def with_confidence(generator: keras.Model, teacher: keras.Model) -> keras.Model:
-    """Return a generator with a second output (n,): the teacher's probability of its class."""
+    """Return a generator with a second output (n,): the teacher's probability of the class."""
     layers, (_, label), image = keras.layers, generator.inputs, generator.output
     pixels = layers.Rescaling(127.5, offset=127.5, dtype="float32")(image)
     # A new model, so that the teacher's optimiser is not saved with it.
@@ -196,7 +196,7 @@ def with_confidence(generator: keras.Model, teacher: keras.Model) -> keras.Model
 def generate(
     generator: keras.Model, labels: np.ndarray, seed: int, candidates: int = 1, stream: str = "draw"
 ) -> np.ndarray:
-    """Return one image for each label, `uint8` (n, 32, 32, 3), generated from the noise of `seed`.
+    """Return one image for each label, `uint8` (n, 32, 32, 3), from noise drawn with `seed`.
 
     Takes labels `int` (n,). If the generator comes from `with_confidence`, each image is the best
     of `candidates` according to the teacher (Razavi et al., 2019, section 3.3). Otherwise it is the

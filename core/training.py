@@ -2,7 +2,8 @@
 
 Keras's own callbacks do not suffice: `BackupAndRestore` restores neither seed generators nor the
 order of the data, `EarlyStopping` forgets its best weights, and `ModelCheckpoint` is not atomic.
-A checkpoint identifies variables by position, because Keras numbers their names per process.
+A checkpoint identifies variables by position, because their names in Keras depend on
+what else the process has created.
 """
 
 import contextlib
@@ -30,7 +31,7 @@ class WorkerLostError(RuntimeError):
 
 
 class DivergedError(RuntimeError):
-    """Raised when a logged value is not finite; the message gives the epoch, step and values."""
+    """Raised when a loss or metric of a batch is not finite; the message gives step and values."""
 
 
 def fit(model: keras.Model, batches: keras.utils.PyDataset, *, epochs: int, folder: Path,
@@ -39,17 +40,17 @@ def fit(model: keras.Model, batches: keras.utils.PyDataset, *, epochs: int, fold
     """Train a compiled model like Keras's `fit`, continuing where an interrupted call stopped.
 
     Each training run has a subfolder of `folder`, named after its fingerprint. Checkpoints are
-    written at the end of an epoch, at least `checkpoint_seconds` apart. A run whose definition has
-    changed starts from scratch, as does any run with `resume=False`. `callbacks` may hold one
-    `EarlyStopping`, after the callbacks that log what it monitors. Callbacks whose attribute
-    `only_watches` is true are left out of the fingerprint; their attributes `folder` and `history`
-    (of earlier epochs) are set before training.
+    written at the end of an epoch, at least `checkpoint_seconds` apart, and after the last one. A
+    run whose definition has changed starts from scratch, as does any run with `resume=False`.
+    `callbacks` may hold one `EarlyStopping`, after the callbacks that log what it monitors.
+    Callbacks whose attribute `only_watches` is true are left out of the fingerprint; their
+    attributes `folder` and `history` (of earlier epochs) are set before training.
 
     `arguments` go to Keras's `fit`. Returns what a record needs to describe the run: `history` (one
     list per metric), `seconds`, `steps`, `epochs_run`, the precision, the seed and so on. `recipe`
     identifies the settings of a run apart from its seed, images and number of steps. Raises
-    `CheckpointError` if the folder is in use or cannot be written, `DivergedError` if a logged
-    value is not finite, and `WorkerLostError` if another worker is lost.
+    `CheckpointError` if the folder is in use or cannot be written to, `DivergedError` if the loss
+    or a metric of a batch is not finite, and `WorkerLostError` if another worker is lost.
     """
     folder, strategy = Path(folder), devices.strategy()
     checkpoints.claim(folder)
@@ -187,9 +188,9 @@ class _Saver(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         losses = {name: float(value) for name, value in (logs or {}).items()}
         if not all(math.isfinite(value) for value in losses.values()):
-            place = f"epoch {self.epoch + 1}, step {batch + 1}"
+            place = f"step {batch + 1} of epoch {self.epoch + 1}"
             raise DivergedError(
-                f"Training has diverged: a loss is not finite in {place}: {losses}. "
+                f"Training has diverged: a loss is not finite at {place}: {losses}. "
                 "Lower the learning rate and train again."
             )
 
@@ -209,7 +210,7 @@ class ReuseMemory(keras.callbacks.Callback):
 
     To work around a memory leak in Python 3.11, TensorFlow makes glibc map every array of 128 KB or
     more afresh, which costs one page fault per page (`ApplyPython311MemoryPatch` in its source).
-    This callback reverts that setting.
+    This callback overrides that setting.
     """
 
     only_watches = True

@@ -199,7 +199,7 @@ class Poison(keras.callbacks.Callback):
 
 
 def test_nan_stops_within_the_step_and_names_it(tmp_path):
-    words = r"not finite in epoch 3, step 5: .*'loss': nan"
+    words = r"not finite at step 5 of epoch 3: .*'loss': nan"
     with pytest.raises(training.DivergedError, match=words):
         train(tmp_path, callbacks=[Poison()])
     checkpoints.release(tmp_path)

@@ -21,7 +21,7 @@ from tools import cells, run
 from tools.study.arms import ARMS, TRIAL_SEED, Arm
 
 BATCH_SIZE = 64
-EPOCHS = 12  # each has a twelfth of a run's steps
+EPOCHS = 12  # each has a twelfth of a run's steps, rounded down
 DATASET, FOLDER = "cifar100", "study"  # FOLDER is the one in runs/ and in results/
 GENERATORS = {  # for each `Arm.gan`: its folder in runs/, and the name of its run with seed 0
     "short": ("cifar100", "gan"), "long": ("cifar100", "gan_long"),
@@ -68,8 +68,8 @@ def load(source: str) -> tuple:
 def photographs(arm: Arm, seed: int, trial: bool) -> tuple[np.ndarray, np.ndarray]:
     """Return the indices of an arm's real images for training and of those for validation.
 
-    With the source "held out", a trial sets a quarter of the photographs aside for validation, and
-    a run that is reported sets none aside.
+    With the source "held out", a trial sets about a quarter of the photographs aside for
+    validation, and a run that is reported sets none aside.
     """
     data, train, validation = load(arm.source)
     if arm.source == "held out":
@@ -166,7 +166,7 @@ def build_vgg16(width: float, images: np.ndarray) -> keras.Model:
 
 
 def train(arm: Arm, seed: int, trial: bool = False) -> dict:
-    """Train one network and return its record; if the record exists, only return it."""
+    """Train one network and return its record, or return the record of an earlier run."""
     settings = {key: value for key, value in dataclasses.asdict(arm).items() if key != "stages"}
     name = f"{arm.name}-seed{seed}"
     if trial:
@@ -215,7 +215,7 @@ def is_of_arm(record: dict, arm: Arm) -> bool:
 
 
 def early_stopping(arm: Arm, images: np.ndarray, labels: np.ndarray) -> dict:
-    """Return the arguments of `fit` for early stopping; if an arm does not use it, none."""
+    """Return the arguments of `fit` for early stopping, or none if an arm does not use it."""
     if not arm.early_stopping:
         return {}
     stopping = keras.callbacks.EarlyStopping("val_loss", patience=5, restore_best_weights=True)
@@ -229,7 +229,7 @@ def arm_named(name: str) -> Arm:
 
 
 def choose(arm: Arm) -> Arm:
-    """Return a copy of `arm` with the settings of its trial with the highest validation accuracy.
+    """Return a copy of `arm` with the settings of its most accurate trial on validation images.
 
     Trials without a record are run first. If `arm.borrowed` names another arm, the settings that
     were chosen for that arm are used instead.
@@ -251,7 +251,7 @@ def choose(arm: Arm) -> Arm:
 
 
 def is_a_point_better(arm: Arm) -> bool:
-    """Return whether, with seed 0, an arm is a point better than its control in validation."""
+    """Return whether, with seed 0, an arm beats its control by a point of validation accuracy."""
     with_control = (arm, arm_named(arm.control))
     own, other = (train(choose(each), seed=0)["val_accuracy"] for each in with_control)
     return own - other >= 0.01
