@@ -2,8 +2,8 @@
 
 Keras's own callbacks do not suffice: `BackupAndRestore` restores neither seed generators nor the
 order of the data, `EarlyStopping` forgets its best weights, and `ModelCheckpoint` is not atomic.
-A checkpoint identifies variables by position, because their names in Keras depend on
-what else the process has created.
+A checkpoint identifies variables by position, because their names in Keras depend on what else the
+process has created.
 """
 
 import contextlib
