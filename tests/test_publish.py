@@ -67,6 +67,7 @@ def test_publishing_copies_what_was_run_and_can_be_repeated(tmp_path):
     with Image.open(once / "results/cifar100/gallery.jpg") as image:
         assert image.width == 850
         assert np.asarray(image.convert("RGB")).std() > 30
+    assert (once / "results/study/study.png").exists()
     for name in cells.NOTEBOOKS:
         notebook = nbformat.read(once / "notebooks" / f"{name}.ipynb", 4)
         assert "papermill" not in notebook.metadata
@@ -81,6 +82,7 @@ def test_images_and_a_network_are_published_only_on_request(project, monkeypatch
     """They stay in everybody's clone for good."""
     monkeypatch.setattr(publish.tables, "fill", lambda: None)
     monkeypatch.setattr(publish, "gallery", lambda path: None)
+    monkeypatch.setattr(publish.figures, "draw", lambda found, folder: None)
     for folder in ("runs/cifar100", "results/cifar100", "runs/bench", "results/bench"):
         (project / folder).mkdir(parents=True)
     images, labels = np.zeros((3, 32, 32, 3), np.uint8), np.arange(3)

@@ -23,6 +23,7 @@ from core import datasets, synthetic
 from core.parameters import NOT_IN_TRAINING
 from core.records import read_json
 from tools import cells, classify, run, tables
+from tools.study import figures, report
 
 LARGEST_PNG = 200_000  # base64 characters; a larger PNG is mostly photographs
 GALLERY = (  # classes in the README's figure
@@ -56,6 +57,7 @@ def main():
     if measured.exists() and is_committed(read_json(measured)):
         shutil.copy(measured, core.ROOT / "results" / "bench" / measured.name)
     gallery(results / "gallery.jpg")
+    figures.draw(report.by_seed(), core.ROOT / "results" / "study")
     tables.fill()
 
 
@@ -158,11 +160,11 @@ def as_jpeg(data: dict):
 
 
 def gallery(path: Path) -> None:
-    """Save a figure with the first eight published images of each of ten classes to `path`."""
+    """Save a figure with the first four published images of each of ten classes to `path`."""
     names = datasets.class_names("cifar100")
     images, labels, _ = synthetic.load(synthetic.choose("cifar100", "published")[0], names)
-    figure = Figure(figsize=(10, 8.3), layout="constrained")
-    for column, name in zip(figure.subplots(8, len(GALLERY)).T, GALLERY, strict=True):
+    figure = Figure(figsize=(10, 4.3), layout="constrained")
+    for column, name in zip(figure.subplots(4, len(GALLERY)).T, GALLERY, strict=True):
         column[0].set_title(name, fontsize=13)
         for axis, image in zip(column, images[labels == names.index(name)], strict=False):
             axis.imshow(image, interpolation="bicubic")

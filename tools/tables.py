@@ -12,6 +12,7 @@ from tools import bench, cells, classify, run
 from tools.study import report
 
 RESULTS = core.ROOT / "results"
+ONLY_IN_RESULTS = ("`make wide`", "`make wide-resnet`")  # the README's table is for newcomers
 TRAINS = {  # by notebook: the records in its first cell's table, and the key and name of a score
     "gan_synthetic_images": (("gan", "gan_long"), "gan_train", "GAN-train"),
     "vgg16_with_gan": (("vgg16", "vgg16_gan"), "test_accuracy", "test accuracy"),
@@ -56,17 +57,21 @@ def summary_table(groups: list[pandas.DataFrame]) -> str:
     groups = sorted(described, key=place) + others
     table = comparison.groups_frame(groups).drop(columns="hardware")  # docs/results.md has it
     table.insert(1, "command", [command(group) for group in groups])
-    return comparison.markdown(table)
+    return comparison.markdown(table[~table["command"].isin(ONLY_IN_RESULTS)])
 
 
 def command(group: pandas.DataFrame) -> str:
-    """Return the `make` command that trains a group of runs, which differ only in their seed."""
+    """Return the command that trains a group of runs, which differ only in their seed.
+
+    Those with GAN images used the images of `make long`.
+    """
     first = group.iloc[0]
     name = first["parameters"]["RUN"].partition("_seed")[0]
     for recipe_name, recipe in run.recipes().items():
         if run.changes(recipe, first["notebook"]).get("RUN") == name:
-            return f"`make {recipe_name}`"
-    return "`make run`"
+            made = f"`make {recipe_name}`"
+            return f"{made} after `make long`" if first["synthetic_per_class"] else made
+    return "notebook 2 after `make long`" if first["synthetic_per_class"] else "`make run`"
 
 
 def fill() -> None:

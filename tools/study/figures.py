@@ -14,8 +14,8 @@ from tools.study.trainer import GENERATORS
 
 BLUE, ORANGE, GREEN = seaborn.color_palette("colorblind")[:3]
 TITLES = {
-    "augment": "1. Augment: images of a GAN that was\ntrained on the same photographs",
-    "stand_in": "2. Stand in: few photographs, and a GAN\nthat was trained on 45,000 others",
+    "augment": "1. With a GAN trained on the same\nphotographs, accuracy falls",
+    "stand_in": "2. With a GAN trained on 45,000 other\nphotographs, accuracy rises",
     "compress": "3. Compress: a small network learns from\na large one, without its photographs",
 }
 AUGMENT = {  # by label: the arms with and without GAN images
@@ -35,17 +35,22 @@ COMPRESS = {
 
 def draw_augment(axis: Axes, found: dict) -> None:
     """Draw the paired differences in test accuracy, with GAN images minus without, in points."""
-    gains = {label: report.gains(found, *pair) for label, pair in AUGMENT.items()}
-    gains = {label: points for label, points in gains.items() if points}
-    axis.axvspan(-1, 1, color="0.92", label="less than one point")
+    axis.axvspan(-1, 1, color="0.92", label="under one point: too little to matter")
     axis.axvline(0, color="0.4", lw=1)
-    for row, points in enumerate(gains.values()):
-        above = np.full(len(points), row - 0.12)
-        label = "" if row else "one seed and GAN"
-        axis.plot(points, above, "o", color=ORANGE, ms=4, alpha=0.7, label=label)
-        _mark(axis, points, row + 0.12, ORANGE, label="" if row else "mean, 95 % interval")
-    axis.set_yticks(range(len(gains)), list(gains))
-    axis.set_ylim(max(1, len(gains)) - 0.5, -0.5)
+    labels = []
+    for label, (with_gan, without) in AUGMENT.items():
+        points, row = report.gains(found, with_gan, without), len(labels)
+        if points:
+            before, after = (_accuracies(found, name).mean() for name in (without, with_gan))
+            labels.append(f"{label}\n{before:.1f} → {after:.1f} %")
+            axis.plot(points, np.full(len(points), row - 0.12), "o", color=ORANGE, ms=4, alpha=0.7)
+            _mark(axis, points, row + 0.12, ORANGE)
+    axis.plot([], [], "o", color=ORANGE, ms=4, label="one pair of runs")
+    axis.errorbar(
+        [], [], xerr=[], fmt="D", ms=5, color=ORANGE, capsize=3, label="mean, 95 % interval"
+    )
+    axis.set_yticks(range(len(labels)), labels)
+    axis.set_ylim(len(labels), -0.5)
     axis.set_xlabel("test accuracy with GAN images\nminus without (percentage points)")
     axis.legend(fontsize=9, loc="lower right")
 
@@ -58,16 +63,19 @@ def draw_stand_in(axis: Axes, found: dict) -> None:
     ):
         sizes = [size for size in SIZES if f"few-{size}{ending}" in found]
         runs = [_accuracies(found, f"few-{size}{ending}") for size in sizes]
-        axis.plot(sizes, [accuracies.mean() for accuracies in runs], "-", color=colour, label=label)
-        for size, accuracies in zip(sizes, runs, strict=True):
+        means = [accuracies.mean() for accuracies in runs]
+        axis.plot(sizes, means, "D-", ms=5, color=colour, label=label)
+        for size, mean, accuracies in zip(sizes, means, runs, strict=True):
             _mark(axis, accuracies, size, colour, vertical=True)
+            axis.annotate(f"{mean:.1f} %", (size, mean), (8, 3), textcoords="offset points")
     if "few-0-gan" in found:
         alone = _accuracies(found, "few-0-gan").mean()
         axis.axhline(alone, ls="--", color=GREEN, label="GAN images alone")
-    axis.set(xscale="log", xlabel="photographs", ylabel="test accuracy (%)", ylim=(0, None))
-    axis.set_xticks(SIZES, [f"{size:,}" for size in SIZES])
+    axis.set(xscale="log", xlabel="photographs for training", ylabel="test accuracy (%)")
+    axis.set_xticks(sizes, [f"{size:,}" for size in sizes])
     axis.minorticks_off()
-    axis.legend(fontsize=9)
+    axis.set_ylim(0, 1.3 * axis.get_ylim()[1])  # room for the legend
+    axis.legend(fontsize=9, loc="upper left")
 
 
 def draw_compress(axis: Axes, found: dict) -> None:
@@ -85,12 +93,15 @@ def draw_compress(axis: Axes, found: dict) -> None:
 
 
 PANELS = {"augment": draw_augment, "stand_in": draw_stand_in, "compress": draw_compress}
+NEEDED = {"augment": "vgg16", "stand_in": "few-400", "compress": "compress-gan"}  # arms
 
 
 def draw(found: dict, folder: Path) -> None:
-    """Save one figure per question, and all three as study.png, in `folder`."""
-    together = Figure(figsize=(12.5, 4.2), layout="constrained")
-    for shared, (name, panel) in zip(together.subplots(1, 3), PANELS.items(), strict=True):
+    """Save one figure per question that has runs, and all together as study.png, in `folder`."""
+    panels = {name: panel for name, panel in PANELS.items() if NEEDED[name] in found}
+    together = Figure(figsize=(4.2 * len(panels), 4.2), layout="constrained")
+    columns = together.subplots(1, len(panels), squeeze=False)[0]
+    for shared, (name, panel) in zip(columns, panels.items(), strict=True):
         alone = Figure(figsize=(6.4, 4.2), layout="constrained")
         for axis in (shared, alone.subplots()):
             panel(axis, found)
@@ -137,9 +148,9 @@ def _accuracies(found, name):
     return np.array([100 * run["test_accuracy"] for run in found[name].values()])
 
 
-def _mark(axis, values, place, colour, vertical=False, label=""):
+def _mark(axis, values, place, colour, vertical=False):
     """Mark the mean of values with its 95 % confidence interval, if there are two or more."""
     mean, half = metrics.mean_and_interval(values) if len(values) > 1 else (np.mean(values), 0)
     x, y = (place, mean) if vertical else (mean, place)
     error = {"yerr" if vertical else "xerr": half}
-    axis.errorbar(x, y, **error, fmt="D", ms=5, color=colour, capsize=3, label=label)
+    axis.errorbar(x, y, **error, fmt="D", ms=5, color=colour, capsize=3)
