@@ -70,8 +70,8 @@ def command(group: pandas.DataFrame) -> str:
     for recipe_name, recipe in run.recipes().items():
         if run.changes(recipe, first["notebook"]).get("RUN") == name:
             made = f"`make {recipe_name}`"
-            return f"{made} after `make long`" if first["synthetic_per_class"] else made
-    return "notebook 2 after `make long`" if first["synthetic_per_class"] else "`make run`"
+            return f"`make long`, then {made}" if first["synthetic_per_class"] else made
+    return "`make long`, then notebook 2" if first["synthetic_per_class"] else "`make run`"
 
 
 def fill() -> None:
