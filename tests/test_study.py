@@ -117,6 +117,7 @@ def test_figures_are_drawn_of_the_arms_that_are_there(tmp_path):
     figures.draw(made, tmp_path)
     names = {"study", "study_stand_in", "study_compress"}  # question 1 has no runs
     assert {path.stem for path in tmp_path.glob("*.png")} == names
+    figures.draw({}, tmp_path / "without-runs")  # draws nothing
 
 
 def test_the_figure_of_quality_shows_both_classifiers_for_each_gan(monkeypatch, tmp_path):

@@ -65,13 +65,15 @@ def command(group: pandas.DataFrame) -> str:
 
     Those with GAN images used the images of `make long`.
     """
-    first = group.iloc[0]
+    first, made = group.iloc[0], "`make run`"
     name = first["parameters"]["RUN"].partition("_seed")[0]
     for recipe_name, recipe in run.recipes().items():
         if run.changes(recipe, first["notebook"]).get("RUN") == name:
             made = f"`make {recipe_name}`"
-            return f"`make long`, then {made}" if first["synthetic_per_class"] else made
-    return "`make long`, then notebook 2" if first["synthetic_per_class"] else "`make run`"
+    if not first["synthetic_per_class"]:
+        return made
+    # `make run` would train another GAN first.
+    return f"`make long`, then {'notebook 2' if made == '`make run`' else made}"
 
 
 def fill() -> None:

@@ -43,12 +43,10 @@ def draw_augment(axis: Axes, found: dict) -> None:
         if points:
             before, after = (_accuracies(found, name).mean() for name in (without, with_gan))
             labels.append(f"{label}\n{before:.1f} → {after:.1f} %")
-            axis.plot(points, np.full(len(points), row - 0.12), "o", color=ORANGE, ms=4, alpha=0.7)
-            _mark(axis, points, row + 0.12, ORANGE)
-    axis.plot([], [], "o", color=ORANGE, ms=4, label="one pair of runs")
-    axis.errorbar(
-        [], [], xerr=[], fmt="D", ms=5, color=ORANGE, capsize=3, label="mean, 95 % interval"
-    )
+            above = np.full(len(points), row - 0.12)
+            label = "" if row else "one pair of runs"  # once in the legend
+            axis.plot(points, above, "o", color=ORANGE, ms=4, alpha=0.7, label=label)
+            _mark(axis, points, row + 0.12, ORANGE, label="" if row else "mean, 95 % interval")
     axis.set_yticks(range(len(labels)), labels)
     axis.set_ylim(len(labels), -0.5)
     axis.set_xlabel("test accuracy with GAN images\nminus without (percentage points)")
@@ -72,7 +70,8 @@ def draw_stand_in(axis: Axes, found: dict) -> None:
         alone = _accuracies(found, "few-0-gan").mean()
         axis.axhline(alone, ls="--", color=GREEN, label="GAN images alone")
     axis.set(xscale="log", xlabel="photographs for training", ylabel="test accuracy (%)")
-    axis.set_xticks(sizes, [f"{size:,}" for size in sizes])
+    measured = [size for size in SIZES if f"few-{size}" in found]
+    axis.set_xticks(measured, [f"{size:,}" for size in measured])
     axis.minorticks_off()
     axis.set_ylim(0, 1.3 * axis.get_ylim()[1])  # room for the legend
     axis.legend(fontsize=9, loc="upper left")
@@ -92,13 +91,18 @@ def draw_compress(axis: Axes, found: dict) -> None:
     axis.set_xlabel("test accuracy (%)")
 
 
-PANELS = {"augment": draw_augment, "stand_in": draw_stand_in, "compress": draw_compress}
-NEEDED = {"augment": "vgg16", "stand_in": "few-400", "compress": "compress-gan"}  # arms
+PANELS = {  # by question: how its figure is drawn, and an arm without which it would be empty
+    "augment": (draw_augment, "vgg16"),
+    "stand_in": (draw_stand_in, "few-400"),
+    "compress": (draw_compress, "compress-gan"),
+}
 
 
 def draw(found: dict, folder: Path) -> None:
     """Save one figure per question that has runs, and all together as study.png, in `folder`."""
-    panels = {name: panel for name, panel in PANELS.items() if NEEDED[name] in found}
+    panels = {name: panel for name, (panel, arm) in PANELS.items() if arm in found}
+    if not panels:
+        return
     together = Figure(figsize=(4.2 * len(panels), 4.2), layout="constrained")
     columns = together.subplots(1, len(panels), squeeze=False)[0]
     for shared, (name, panel) in zip(columns, panels.items(), strict=True):
@@ -148,9 +152,9 @@ def _accuracies(found, name):
     return np.array([100 * run["test_accuracy"] for run in found[name].values()])
 
 
-def _mark(axis, values, place, colour, vertical=False):
+def _mark(axis, values, place, colour, vertical=False, label=""):
     """Mark the mean of values with its 95 % confidence interval, if there are two or more."""
     mean, half = metrics.mean_and_interval(values) if len(values) > 1 else (np.mean(values), 0)
     x, y = (place, mean) if vertical else (mean, place)
     error = {"yerr" if vertical else "xerr": half}
-    axis.errorbar(x, y, **error, fmt="D", ms=5, color=colour, capsize=3)
+    axis.errorbar(x, y, **error, fmt="D", ms=5, color=colour, capsize=3, label=label)
