@@ -25,7 +25,10 @@ def tables() -> dict[str, dict[str, str]]:
     runs = comparison.frame(list(records.read("cifar100", published=True).values()))
     speed, study = RESULTS / "bench" / "bench.json", report.by_seed()
     return {
-        "README.md": {"summary": summary_table(comparison.groups(runs))},
+        "README.md": {
+            "answers": report.planned_table(study, without=("comparison", "adjusted p")),
+            "summary": summary_table(comparison.groups(runs)),
+        },
         "docs/results.md": {
             "classifiers": comparison.runs_table(runs).replace("published: ", ""),
             "pairs": "\n".join(comparison.pairs_table(pair) for pair in comparison.pairs(runs)),

@@ -151,6 +151,12 @@ PLANNED = {  # by comparison: the arm with GAN images and the arm without
     "C": ("few-400-gan", "few-400"),
     "D": ("compress-gan", "compress-400"),
 }
+IN_WORDS = {
+    "A": "45,000 photographs, and a GAN trained on them",
+    "B": "4,500 photographs, and a GAN trained on them",
+    "C": "400 photographs, and a GAN trained on 45,000 others",
+    "D": "imitating a large network on GAN images instead of 400 photographs",
+}
 EXPLORATORY = (  # the comparison in words, the arm with GAN images (or more of them), the control
     *((f"{size:,} photographs, others' GAN", f"few-{size}-gan", f"few-{size}")
       for size in SIZES if size != 400),  # 400 is comparison C

@@ -8,9 +8,10 @@ import scipy.stats
 
 from core import comparison, records
 from tools.run import run_name_of_seed
-from tools.study.arms import EXPLORATORY, PLANNED, SEEDS, SIZES
+from tools.study.arms import EXPLORATORY, IN_WORDS, PLANNED, SEEDS, SIZES
 
 TUNED = ("rate", "weight_decay", "trivial_augment", "cutmix", "share", "per_class", "temperature")
+DIFFERENCE = "difference in points (95 % interval)"
 MUST_MATCH = ("commit", "precision", "teacher")  # in a pair, as must backend and steps
 
 
@@ -100,8 +101,11 @@ def verdict(p: float, low: float, high: float) -> str:
     return "no relevant difference" if low > -1 and high < 1 else "open"
 
 
-def planned_table(found: dict) -> str:
-    """Return a Markdown table with one row per planned comparison that has runs."""
+def planned_table(found: dict, without: tuple[str, ...] = ()) -> str:
+    """Return a Markdown table with one row per planned comparison that has runs.
+
+    `without` names columns that are left out.
+    """
     rows, finished = [], planned(found)
     for name, arms in PLANNED.items():
         if made := pairs(found, *arms):
@@ -109,9 +113,10 @@ def planned_table(found: dict) -> str:
             if name in finished:
                 p, answer = finished[name]["p"], finished[name]["verdict"]
                 p = f"{p:.3f}" if p >= 0.001 else "below 0.001"
-            rows.append([name, *_compared(made), p, answer])
-    columns = ["comparison", "with GAN images", "without", "difference in points (95 % interval)"]
-    return comparison.markdown(pandas.DataFrame(rows, columns=[*columns, "adjusted p", "verdict"]))
+            rows.append([name, IN_WORDS[name], *_compared(made), p, answer])
+    columns = ["comparison", "what is compared", "with GAN images", "without", DIFFERENCE]
+    table = pandas.DataFrame(rows, columns=[*columns, "adjusted p", "verdict"])
+    return comparison.markdown(table.drop(columns=list(without)))
 
 
 def exploratory_table(found: dict) -> str:
@@ -120,7 +125,7 @@ def exploratory_table(found: dict) -> str:
     for words, *arms in EXPLORATORY:
         if made := pairs(found, *arms):
             rows.append([words, *_compared(made), len(made)])
-    columns = ["comparison", "with", "without", "difference in points (95 % interval)", "seeds"]
+    columns = ["comparison", "with", "without", DIFFERENCE, "seeds"]
     return comparison.markdown(pandas.DataFrame(rows, columns=columns))
 
 
