@@ -13,6 +13,7 @@ from tools.study.arms import PLANNED, SIZES
 from tools.study.trainer import GENERATORS
 
 BLUE, ORANGE, GREEN = seaborn.color_palette("colorblind")[:3]
+GREY = "0.25"
 TITLES = {
     "augment": "1. With a GAN trained on the same\nphotographs, accuracy falls",
     "stand_in": "2. With a GAN trained on 45,000 other\nphotographs, accuracy rises",
@@ -43,14 +44,14 @@ def draw_augment(axis: Axes, found: dict) -> None:
         if points:
             before, after = (_accuracies(found, name).mean() for name in (without, with_gan))
             labels.append(f"{label}\n{before:.1f} → {after:.1f} %")
-            above = np.full(len(points), row - 0.12)
+            above = row - np.linspace(0.08, 0.2, len(points))  # so that equal ones stay visible
             label = "" if row else "one pair of runs"  # once in the legend
-            axis.plot(points, above, "o", color=ORANGE, ms=4, alpha=0.7, label=label)
-            _mark(axis, points, row + 0.12, ORANGE, label="" if row else "mean, 95 % interval")
+            axis.plot(points, above, "o", color=GREY, ms=4, alpha=0.7, label=label)
+            _mark(axis, points, row + 0.12, GREY, label="" if row else "mean, 95 % interval")
     axis.set_yticks(range(len(labels)), labels)
-    axis.set_ylim(len(labels), -0.5)
+    axis.set_ylim(len(labels) - 0.5, -0.5)
     axis.set_xlabel("test accuracy with GAN images\nminus without (percentage points)")
-    axis.legend(fontsize=9, loc="lower right")
+    axis.legend(fontsize=9, loc="upper center", bbox_to_anchor=(0.4, -0.23), ncols=2)
 
 
 def draw_stand_in(axis: Axes, found: dict) -> None:
