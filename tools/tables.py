@@ -47,17 +47,17 @@ def tables() -> dict[str, dict[str, str]]:
 def summary_table(groups: list[pandas.DataFrame]) -> str:
     """Return a Markdown table with one row per group of runs, and the command that repeats it.
 
-    Groups with the description's optimiser, Adam, are at the top: VGG-16, ResNet, ImageNet
-    model, and of each the shortest runs first.
+    Groups with the description's optimiser, Adam, come first, and those trained on a GPU last. In
+    between, VGG-16 comes before ResNet and the ImageNet model, and shorter runs before longer ones.
     """
-    described = [group for group in groups if group["optimizer"].iloc[0] == "adam"]
-    others = [group for group in groups if group["optimizer"].iloc[0] != "adam"]
 
     def place(group):
-        model = group["model"].iloc[0]
-        return "ImageNet" in model, "ResNet" in model, group["epochs_run"].iloc[0]
+        first = group.iloc[0]
+        optimizer, on_gpu = first["optimizer"] != "adam", first["hardware"] == "GPU"
+        model = "ImageNet" in first["model"], "ResNet" in first["model"]
+        return on_gpu, optimizer, *model, first["epochs_run"], -group["test_accuracy"].mean()
 
-    groups = sorted(described, key=place) + others
+    groups = sorted(groups, key=place)
     table = comparison.groups_frame(groups).drop(columns="hardware")  # docs/results.md has it
     table.insert(1, "command", [command(group) for group in groups])
     return comparison.markdown(table[~table["command"].isin(ONLY_IN_RESULTS)])
