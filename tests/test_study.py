@@ -10,7 +10,7 @@ import pytest
 import scipy.stats
 from conftest import ROOT
 
-from core import export, records
+from core import devices, export, records
 from tools import cells
 from tools.study import __main__, arms, figures, report, trainer
 
@@ -215,11 +215,12 @@ def test_make_study_runs_what_is_missing_and_says_how_long_the_rest_takes(
     later = dataclasses.replace(small, name="later", teacher=True, steps=1_000_000)
     monkeypatch.setattr(arms, "ARMS", [small, later])
     monkeypatch.setattr(sys, "argv", ["study", "--only", "few-400"])
+    monkeypatch.setattr(devices, "_faster_precision", lambda: "mixed_bfloat16")
     for _ in range(2):  # the second time, nothing is left to do
         __main__.main()
         printed = capsys.readouterr().out
         assert re.search(r"few-400-seed1: \d+\.\d%\. About [1-9]\d*\.\d hours are left", printed)
     assert "steps" not in printed
-    assert {path.stem for path in records.run_folder("study").glob("*.json")} == {
-        "few-400-seed0", "few-400-seed1",
-    }  # fmt: skip
+    made = records.read("study")
+    assert made.keys() == {"few-400-seed0", "few-400-seed1"}
+    assert {record["precision"] for record in made.values()} == {"mixed_bfloat16"}

@@ -182,7 +182,9 @@ def train(arm: Arm, seed: int, trial: bool = False) -> dict:
     images, labels, generator = training_images(arm, seed, chosen)
     data = load(arm.source)[0]
     held_out = data.x_train[validation], data.y_train[validation]
-    keras.utils.clear_session()
+    precision = keras.config.dtype_policy()
+    keras.utils.clear_session()  # frees the networks of earlier runs, but also resets the precision
+    keras.config.set_dtype_policy(precision)
     keras.utils.set_random_seed(seed)
     model = build(arm, steps, images)
     batches = Batches(
