@@ -47,15 +47,15 @@ def tables() -> dict[str, dict[str, str]]:
 def summary_table(groups: list[pandas.DataFrame]) -> str:
     """Return a Markdown table with one row per group of runs, and the command that repeats it.
 
-    Groups with the description's optimiser, Adam, come first, and those trained on a GPU last. In
-    between, VGG-16 comes before ResNet and the ImageNet model, and shorter runs before longer ones.
+    Groups with the description's optimiser, Adam, come first, and those trained on a GPU last. Each
+    time, VGG-16 comes before ResNet and the ImageNet model, and shorter runs come first.
     """
 
     def place(group):
         first = group.iloc[0]
-        optimizer, on_gpu = first["optimizer"] != "adam", first["hardware"] == "GPU"
+        on_gpu, not_adam = first["hardware"] == "GPU", first["optimizer"] != "adam"
         model = "ImageNet" in first["model"], "ResNet" in first["model"]
-        return on_gpu, optimizer, *model, first["epochs_run"], -group["test_accuracy"].mean()
+        return on_gpu, not_adam, *model, first["epochs_run"], -group["test_accuracy"].mean()
 
     groups = sorted(groups, key=place)
     table = comparison.groups_frame(groups).drop(columns="hardware")  # docs/results.md has it
