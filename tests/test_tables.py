@@ -77,6 +77,12 @@ def generators():
     return [[scale * record[key] for record in made] for key, scale in scores.items()]
 
 
+def trials():
+    """Return the validation accuracies (%) of the study's trials, each in a list of its own."""
+    found = records.read("study", published=True).values()
+    return [[100 * record["val_accuracy"]] for record in found if record.get("trial")]
+
+
 def differences(arm, control):
     return [arm[seed] - control[seed] for seed in sorted(arm.keys() & control.keys())]
 
@@ -108,7 +114,7 @@ def test_every_number_in_a_sentence_comes_from_the_records(page):
     pairs += [[arms[one], arms[other]] for one, other in PLANNED.values() if one in arms]
     gains = facts([differences(*pair) for pair in pairs])
     others = facts([list(each.values()) for each in (*groups, *arms.values())])
-    others += facts(overfitting() + generators())
+    others += facts(overfitting() + generators() + trials())
     others += facts([differences(*pair) for pair in itertools.combinations(groups, 2)])
     wrong = []
     for number in set(numbers(PAGES[page])) - CITED:
