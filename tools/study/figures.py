@@ -14,15 +14,17 @@ from tools.study.trainer import GENERATORS
 
 BLUE, ORANGE, GREEN = seaborn.color_palette("colorblind")[:3]
 GREY = "0.25"
+ABOVE = {"textcoords": "offset points", "fontsize": 9, "ha": "center"}
+BESIDE = {"textcoords": "offset points", "fontsize": 9, "va": "center"}
 TITLES = {
-    "augment": "1. With a GAN trained on the same\nphotographs, accuracy falls",
-    "stand_in": "2. With a GAN trained on 45,000 other\nphotographs, accuracy rises",
-    "compress": "3. Compress: a small network learns from\na large one, without its photographs",
+    "augment": "1. With a GAN trained on the\nsame photographs, accuracy falls",
+    "stand_in": "2. With a GAN trained on 45,000\nothers, accuracy rises",
+    "compress": "3. Imitating a large network\nwithout its photographs",
 }
 AUGMENT = {  # by label: the arms with and without GAN images
-    "45,000\nphotographs,\nAdam": PLANNED["A"],
-    "45,000\nphotographs,\nMuon": ("vgg16_fast_gan", "vgg16_fast"),
-    "4,500\nphotographs,\nAdam": PLANNED["B"],
+    "45,000, Adam": PLANNED["A"],
+    "45,000, Muon": ("vgg16_fast_gan", "vgg16_fast"),
+    "4,500, Adam": PLANNED["B"],
 }
 COMPRESS = {
     "compress-real": "45,000 photographs",
@@ -36,7 +38,7 @@ COMPRESS = {
 
 def draw_augment(axis: Axes, found: dict) -> None:
     """Draw the paired differences in test accuracy, with GAN images minus without, in points."""
-    axis.axvspan(-1, 1, color="0.92", label="under one point: too little to matter")
+    axis.axvspan(-1, 1, color="0.92", label="under one point:\ntoo little to matter")
     axis.axvline(0, color="0.4", lw=1)
     labels = []
     for label, (with_gan, without) in AUGMENT.items():
@@ -49,16 +51,17 @@ def draw_augment(axis: Axes, found: dict) -> None:
             axis.plot(points, above, "o", color=GREY, ms=4, alpha=0.7, label=label)
             _mark(axis, points, row + 0.12, GREY, label="" if row else "mean, 95 % interval")
     axis.set_yticks(range(len(labels)), labels)
-    axis.set_ylim(len(labels) - 0.5, -0.5)
-    axis.set_xlabel("test accuracy with GAN images\nminus without (percentage points)")
-    axis.legend(fontsize=9, loc="upper center", bbox_to_anchor=(0.4, -0.23), ncols=2)
+    axis.set_ylim(len(labels) - 0.1, -0.5)  # with room for the legend below the last row
+    axis.set_xlabel("with GAN images minus without\n(percentage points of test accuracy)")
+    axis.set_ylabel("photographs, optimiser")
+    axis.legend(fontsize=8, loc="lower right")
 
 
 def draw_stand_in(axis: Axes, found: dict) -> None:
     """Draw the test accuracy by the number of photographs, with GAN images and without."""
-    for ending, colour, label in (
-        ("-gan", ORANGE, "with GAN images"),
-        ("", BLUE, "photographs alone"),
+    for ending, colour, label, place in (
+        ("-gan", ORANGE, "with GAN images", 8),
+        ("", BLUE, "photographs alone", -16),
     ):
         sizes = [size for size in SIZES if f"few-{size}{ending}" in found]
         runs = [_accuracies(found, f"few-{size}{ending}") for size in sizes]
@@ -66,7 +69,7 @@ def draw_stand_in(axis: Axes, found: dict) -> None:
         axis.plot(sizes, means, "D-", ms=5, color=colour, label=label)
         for size, mean, accuracies in zip(sizes, means, runs, strict=True):
             _mark(axis, accuracies, size, colour, vertical=True)
-            axis.annotate(f"{mean:.1f} %", (size, mean), (8, 3), textcoords="offset points")
+            axis.annotate(f"{mean:.1f} %", (size, mean), (0, place), **ABOVE)
     if "few-0-gan" in found:
         alone = _accuracies(found, "few-0-gan").mean()
         axis.axhline(alone, ls="--", color=GREEN, label="GAN images alone")
@@ -74,8 +77,9 @@ def draw_stand_in(axis: Axes, found: dict) -> None:
     measured = [size for size in SIZES if f"few-{size}" in found]
     axis.set_xticks(measured, [f"{size:,}" for size in measured])
     axis.minorticks_off()
+    axis.margins(x=0.15)
     axis.set_ylim(0, 1.3 * axis.get_ylim()[1])  # room for the legend
-    axis.legend(fontsize=9, loc="upper left")
+    axis.legend(fontsize=8, loc="upper left")
 
 
 def draw_compress(axis: Axes, found: dict) -> None:
@@ -85,10 +89,11 @@ def draw_compress(axis: Axes, found: dict) -> None:
         accuracies = _accuracies(found, name)
         colour = ORANGE if "GAN" in COMPRESS[name] else BLUE
         axis.barh(row, accuracies.mean(), color=colour, alpha=0.5)
-        axis.text(1, row, f"{accuracies.mean():.1f} %", va="center", fontsize=9)
+        axis.annotate(f"{accuracies.mean():.1f} %", (accuracies.max(), row), (8, 0), **BESIDE)
         _mark(axis, accuracies, row, colour)
     axis.set_yticks(range(len(names)), [COMPRESS[name] for name in names])
     axis.invert_yaxis()
+    axis.set_xlim(0, 1.25 * axis.get_xlim()[1])  # room for the numbers
     axis.set_xlabel("test accuracy (%)")
 
 
@@ -104,7 +109,7 @@ def draw(found: dict, folder: Path) -> None:
     panels = {name: panel for name, (panel, arm) in PANELS.items() if arm in found}
     if not panels:
         return
-    together = Figure(figsize=(4.2 * len(panels), 4.2), layout="constrained")
+    together = Figure(figsize=(3.7 * len(panels), 3.7), layout="constrained")
     columns = together.subplots(1, len(panels), squeeze=False)[0]
     for shared, (name, panel) in zip(columns, panels.items(), strict=True):
         alone = Figure(figsize=(6.4, 4.2), layout="constrained")
