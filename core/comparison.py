@@ -58,13 +58,13 @@ def label(group: pandas.DataFrame) -> str:
     return ", ".join(words)
 
 
-def mean_with_interval(fractions, unit: str = "%") -> str:
-    """Return the mean of `fractions` in per cent, and ± half its 95 % interval if several."""
+def mean_with_interval(fractions) -> str:
+    """Return the mean of `fractions` in per cent, and ± half its 95% interval if several."""
     values = 100 * np.asarray(fractions, float)
     if len(values) < 2:
-        return f"{values.mean():.1f} {unit}"
+        return f"{values.mean():.1f}%"
     mean, half = metrics.mean_and_interval(values)
-    return f"{mean:.1f} ± {half:.1f} {unit}"
+    return f"{mean:.1f} ± {half:.1f}%"
 
 
 def runs_table(runs: pandas.DataFrame) -> str:
@@ -78,7 +78,7 @@ def runs_table(runs: pandas.DataFrame) -> str:
         "hardware": runs["device"].str.partition(",")[0],
     }  # fmt: skip
     for column, words in ACCURACIES.items():
-        columns[words] = (100 * runs[column]).map("{:.2f} %".format)
+        columns[words] = (100 * runs[column]).map("{:.2f}%".format)
     return markdown(pandas.DataFrame(columns))
 
 
@@ -119,20 +119,20 @@ def pairs(runs: pandas.DataFrame) -> list[pandas.DataFrame]:
 def pairs_table(pair: pandas.DataFrame) -> str:
     """Return a Markdown table of one frame of `pairs`, with the mean gain in its last row."""
     rows = [
-        [f"{row.seed}", f"{100 * row.test_accuracy_with:.2f} %",
-         f"{100 * row.test_accuracy_without:.2f} %", f"{row.gain:+.2f}",
+        [f"{row.seed}", f"{100 * row.test_accuracy_with:.2f}%",
+         f"{100 * row.test_accuracy_without:.2f}%", f"{row.gain:+.2f}",
          f"{row.steps_with:,}", f"{row.steps_without:,}"]
         for row in pair.itertuples()
     ]  # fmt: skip
     gain = gain_with_interval(pair["gain"])
-    rows.append(["mean (95 % confidence interval)", "–", "–", gain, "–", "–"])
+    rows.append(["mean (95% confidence interval)", "–", "–", gain, "–", "–"])
     columns = ["seed", "accuracy with GAN images", "accuracy without", "difference in points"]
     columns += ["steps with GAN images", "steps without"]
     return markdown(pandas.DataFrame(rows, columns=columns))
 
 
 def gain_with_interval(gains) -> str:
-    """Return the mean of paired differences in points, with its 95 % interval if it has one."""
+    """Return the mean of paired differences in points, with its 95% interval if it has one."""
     if len(gains) < 2:
         return f"{np.mean(gains):+.2f} (one seed gives no interval)"
     mean, half = metrics.mean_and_interval(gains)

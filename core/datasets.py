@@ -25,5 +25,5 @@ def run_folder_name(dataset: str, real_fraction: float = 1.0) -> str:
 
 def title(dataset: str, real_fraction: float = 1.0) -> str:
     """Return the title of runs that train on `real_fraction` (0 to 1) of a dataset, for figures."""
-    share = "" if real_fraction == 1 else f", {100 * real_fraction:g} % of its training images"
+    share = "" if real_fraction == 1 else f", {100 * real_fraction:g}% of its training images"
     return TITLES[dataset] + share

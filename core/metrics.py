@@ -92,7 +92,7 @@ def nearest(queries: np.ndarray, references: np.ndarray, chunk: int = 5000) -> t
 
 
 def memorised_share(generated_distances: np.ndarray, real_distances: np.ndarray) -> float:
-    """Return the fraction of generated distances below the 1 % quantile of the real ones.
+    """Return the fraction of generated distances below the 1% quantile of the real ones.
 
     These are the distances (n,) from generated images, and from real images that were not used for
     training, to the nearest training image. If nothing was memorised, the fraction is about 0.01.

@@ -89,7 +89,7 @@ def test_means_and_students_intervals_agree_with_scipy():
     expected = f"{np.mean(differences):+.2f} ({low:+.2f} to {high:+.2f})"
     assert comparison.gain_with_interval(differences) == expected == "-1.42 (-2.30 to -0.53)"
     assert comparison.gain_with_interval([0.5]) == "+0.50 (one seed gives no interval)"
-    assert comparison.mean_with_interval([0.5899]) == "59.0 %"
+    assert comparison.mean_with_interval([0.5899]) == "59.0%"
 
 
 def test_tables_mark_runs_as_published_or_yours(recwarn):
@@ -99,10 +99,10 @@ def test_tables_mark_runs_as_published_or_yours(recwarn):
     numbers = "| 0 | 0 | 1,234 | 2,112 | 1.5 |"
     assert comparison.runs_table(runs).splitlines()[2:] == [
         f"| R | yours: r | muon {numbers} NVIDIA H100 "
-        "| 70.00 % | 55.00 % | 60.00 % | 80.00 % | 51.00 % |",
+        "| 70.00% | 55.00% | 60.00% | 80.00% | 51.00% |",
         f"| VGG-16 | published: a | muon {numbers} 2 cores "
-        "| 70.00 % | 55.00 % | 50.00 % | 80.00 % | 51.00 % |",
+        "| 70.00% | 55.00% | 50.00% | 80.00% | 51.00% |",
     ]
     rows = comparison.groups_table(comparison.groups(runs)).splitlines()
-    assert "| R, 12 epochs, Muon, GPU, your r | 60.0 % | 1 | 2 | NVIDIA H100 |" in rows
+    assert "| R, 12 epochs, Muon, GPU, your r | 60.0% | 1 | 2 | NVIDIA H100 |" in rows
     assert not recwarn.list

@@ -54,7 +54,7 @@ def test_pair_distances_and_memorised_share_of_known_numbers():
     points = np.array([[0.0, 0], [3, 4], [6, 8], [1, 1], [1, 1], [5, 5]])
     measured = metrics.pair_distances(points, np.array([0, 0, 0, 7, 7, 9]))
     assert measured == pytest.approx([(5 + 5 + 10) / 3, 0, 0])  # 0 if collapsed or alone
-    unseen = np.arange(1001.0)  # its 1 % quantile is 10
+    unseen = np.arange(1001.0)  # its 1% quantile is 10
     assert metrics.memorised_share(np.array([0, 5, 9.9, 10.1, 700]), unseen) == 0.6
 
 

@@ -63,7 +63,7 @@ def test_publishing_copies_what_was_run_and_can_be_repeated(tmp_path):
         again = clone / path.relative_to(once)
         assert path.is_dir() or path.read_bytes() == again.read_bytes()
     assert json.loads((once / "results/cifar100/resnet.json").read_bytes()) == record
-    assert "43.21 %" in (once / "docs" / "results.md").read_text("utf-8")
+    assert "43.21%" in (once / "docs" / "results.md").read_text("utf-8")
     with Image.open(once / "results/cifar100/gallery.jpg") as image:
         assert image.width == 850
         assert np.asarray(image.convert("RGB")).std() > 30

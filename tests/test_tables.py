@@ -103,7 +103,7 @@ def numbers(page):
 
 
 def test_numbers_in_sentences_are_found():
-    text = "VGG-16 x0.25 (2015): -1.42 points, 3 runs, 9 %, 10,000 images, 2 percentage points.\n"
+    text = "VGG-16 x0.25 (2015): -1.42 points, 3 runs, 9%, 10,000 images, 2 percentage points.\n"
     text += "    0.5\n`0.5` [0.7](0.8.md)\n<!-- a -->\n0.9\n<!-- /a -->"
     assert numbers(text) == ["-1.42", "9", "2", "0.7"]
 

@@ -105,7 +105,7 @@ def filled(page: str, mark: str, table: str) -> str:
 
 
 def percent(fraction: float) -> str:
-    return f"{100 * fraction:.1f} %"
+    return f"{100 * fraction:.1f}%"
 
 
 def expected(notebook: str) -> str:
@@ -140,7 +140,7 @@ def gan_table() -> str:
         "memorised": made["memorised_pixels"].map(percent),
     }, dtype=object)  # fmt: skip
     real, fid = percent(made["gan_test_real"][0]), f"{made['fid_real'][0]:.1f}"
-    table.loc["real"] = ["real images", *"––––", real, 1, real, fid, 1, "1 %"]
+    table.loc["real"] = ["real images", *"––––", real, 1, real, fid, 1, "1%"]
     return comparison.markdown(table)
 
 

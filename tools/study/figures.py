@@ -45,11 +45,11 @@ def draw_augment(axis: Axes, found: dict) -> None:
         points, row = report.gains(found, with_gan, without), len(labels)
         if points:
             before, after = (_accuracies(found, name).mean() for name in (without, with_gan))
-            labels.append(f"{label}\n{before:.1f} → {after:.1f} %")
+            labels.append(f"{label}\n{before:.1f} → {after:.1f}%")
             above = row - np.linspace(0.08, 0.2, len(points))  # so that equal ones stay visible
             label = "" if row else "one pair of runs"  # once in the legend
             axis.plot(points, above, "o", color=GREY, ms=4, alpha=0.7, label=label)
-            _mark(axis, points, row + 0.12, GREY, label="" if row else "mean, 95 % interval")
+            _mark(axis, points, row + 0.12, GREY, label="" if row else "mean, 95% interval")
     axis.set_yticks(range(len(labels)), labels)
     axis.set_ylim(len(labels) - 0.1, -0.5)  # with room for the legend below the last row
     axis.set_xlabel("with GAN images minus without\n(percentage points of test accuracy)")
@@ -69,7 +69,7 @@ def draw_stand_in(axis: Axes, found: dict) -> None:
         axis.plot(sizes, means, "D-", ms=5, color=colour, label=label)
         for size, mean, accuracies in zip(sizes, means, runs, strict=True):
             _mark(axis, accuracies, size, colour, vertical=True)
-            axis.annotate(f"{mean:.1f} %", (size, mean), (0, place), **ABOVE)
+            axis.annotate(f"{mean:.1f}%", (size, mean), (0, place), **ABOVE)
     if "few-0-gan" in found:
         alone = _accuracies(found, "few-0-gan").mean()
         axis.axhline(alone, ls="--", color=GREEN, label="GAN images alone")
@@ -89,7 +89,7 @@ def draw_compress(axis: Axes, found: dict) -> None:
         accuracies = _accuracies(found, name)
         colour = ORANGE if "GAN" in COMPRESS[name] else BLUE
         axis.barh(row, accuracies.mean(), color=colour, alpha=0.5)
-        axis.annotate(f"{accuracies.mean():.1f} %", (accuracies.max(), row), (8, 0), **BESIDE)
+        axis.annotate(f"{accuracies.mean():.1f}%", (accuracies.max(), row), (8, 0), **BESIDE)
         _mark(axis, accuracies, row, colour)
     axis.set_yticks(range(len(names)), [COMPRESS[name] for name in names])
     axis.invert_yaxis()
@@ -159,7 +159,7 @@ def _accuracies(found, name):
 
 
 def _mark(axis, values, place, colour, vertical=False, label=""):
-    """Mark the mean of values with its 95 % confidence interval, if there are two or more."""
+    """Mark the mean of values with its 95% confidence interval, if there are two or more."""
     mean, half = metrics.mean_and_interval(values) if len(values) > 1 else (np.mean(values), 0)
     x, y = (place, mean) if vertical else (mean, place)
     error = {"yerr" if vertical else "xerr": half}

@@ -11,7 +11,7 @@ from tools.run import run_name_of_seed
 from tools.study.arms import EXPLORATORY, IN_WORDS, PLANNED, SEEDS, SIZES
 
 TUNED = ("rate", "weight_decay", "trivial_augment", "cutmix", "share", "per_class", "temperature")
-DIFFERENCE = "difference in points (95 % interval)"
+DIFFERENCE = "difference in points (95% interval)"
 MUST_MATCH = ("commit", "precision", "teacher")  # in a pair, as must backend and steps
 
 
@@ -161,7 +161,7 @@ def _mean(found: dict, arm: str) -> str:
 
 
 def worth_in_photographs(found: dict, repeats: int = 10_000) -> tuple[float, float, float]:
-    """Return how many photographs are worth as much as GAN images alone, with a 95 % interval.
+    """Return how many photographs are worth as much as GAN images alone, with a 95% interval.
 
     The accuracy is interpolated linearly in the logarithm of their number. The interval comes
     from a bootstrap that resamples seeds, separately for the photographs and for the GAN images;
