@@ -60,6 +60,13 @@ def augment() -> list[Arm]:
     return [without, with_gan]
 
 
+def augment_more() -> list[Arm]:
+    """Return an exploratory arm of question 1: GAN images and the other side's weight decay."""
+    (with_gan,) = [arm for arm in augment() if arm.gan]
+    changed = {"stages": (), "borrowed": with_gan.name, "weight_decay": 0.5}
+    return [dataclasses.replace(with_gan, name="own-4500-gan-decay", **changed)]
+
+
 def stand_in(photographs: int) -> list[Arm]:
     """Return the arms of question 2: few photographs, and a generator that has not seen them."""
     name = f"few-{photographs}"
@@ -143,7 +150,7 @@ def doses() -> list[Arm]:
 ARMS = [
     *augment(), *stand_in(400), *compress(), *stand_in(1_000), *stand_in(4_500), *stand_in(100),
     Arm("few-0-gan", photographs=0, gan="long", steps=2_816, borrowed="few-400-gan"),
-    *doses(), *compress_more(),
+    *augment_more(), *doses(), *compress_more(),
 ]  # fmt: skip
 PLANNED = {  # by comparison: the arm with GAN images and the arm without
     "A": ("vgg16_gan", "vgg16"),  # notebook 2's runs
@@ -160,6 +167,8 @@ IN_WORDS = {
 EXPLORATORY = (  # the comparison in words, the arm with GAN images (or more of them), the control
     *((f"{size:,} photographs, others' GAN", f"few-{size}-gan", f"few-{size}")
       for size in SIZES if size != 400),  # 400 is comparison C
+    ("4,500 photographs, ten times the weight decay on both sides",
+     "own-4500-gan-decay", "own-4500"),
     *((f"45,000 photographs, {dose} images per class", f"dose-{dose}", "dose-0")
       for dose in (5, 20, 450)),
     ("45,000 photographs, make fast, 50 images per class", "vgg16_fast_gan", "vgg16_fast"),
