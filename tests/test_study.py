@@ -207,6 +207,20 @@ def test_a_student_learns_what_its_teacher_thinks(study):
 
 
 @pytest.mark.slow
+def test_the_teacher_is_the_published_network_or_a_named_one_of_the_reader(study):
+    published = trainer.build_teacher(arms.Arm("large", teacher=True))
+    statistics = {"mean": np.zeros(3), "variance": np.ones(3)}
+    own = cells.define("vgg16_with_gan", **statistics)["build_vgg16"](0.03)
+    export.save(own, records.run_folder("cifar100") / "vgg16.keras")
+    named = trainer.build_teacher(arms.Arm("small", teacher="vgg16"))
+    for one, other in zip(named.get_weights(), own.get_weights(), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-3)  # saved as float16
+    assert not np.array_equal(named.get_weights()[-2], published.get_weights()[-2])
+    names = [trainer.teacher_name(arms.Arm("", teacher=each)) for each in (False, True, "vgg16")]
+    assert names == [None, trainer.TEACHER, "vgg16"]
+
+
+@pytest.mark.slow
 def test_make_study_runs_what_is_missing_and_says_how_long_the_rest_takes(
     study, policy, monkeypatch, capsys
 ):

@@ -34,12 +34,10 @@ def tables() -> dict[str, dict[str, str]]:
             "pairs": "\n".join(comparison.pairs_table(pair) for pair in comparison.pairs(runs)),
             "gans": gan_table(),
             "arms": report.arms_table(study),
-        },
-        "docs/models.md": {"models": models_table()},
-        "docs/study.md": {
-            "planned": report.planned_table(study),
             "exploratory": report.exploratory_table(study),
         },
+        "docs/models.md": {"models": models_table()},
+        "docs/study.md": {"planned": report.planned_table(study)},
         "docs/speed.md": {"bench": bench.report(records.read_json(speed))},
     }
 

@@ -63,7 +63,7 @@ def time_left() -> str:
         finished = sum(record["arm"] == arm.name and record["trial"] for record in done)
         trials = sum(map(len, arm.stages)) - finished
         steps = arm.steps * len(missing) + trials * (arm.trial_steps or arm.steps)
-        seconds += steps * per_step[arm.teacher]
+        seconds += steps * per_step[bool(arm.teacher)]
     return f"About {seconds / 3600:.1f} hours are left"
 
 

@@ -24,7 +24,8 @@ class Arm:
     noise: bool = False  # train on images of random pixels instead
     slow_classes: int = 0  # if > 0, only so many of the least accurate classes get GAN images
     # recipe
-    teacher: bool = False  # whether the large network's probabilities replace the labels
+    # network whose probabilities replace the labels; True: the large one, a name: one in runs/
+    teacher: bool | str = False
     temperature: float = 1.0
     steps: int = 8_448  # steps of 64 images, as many as twelve epochs of 45,000 images have
     rate: float = 1e-3
@@ -106,12 +107,16 @@ def compress() -> list[Arm]:
 
 
 def compress_more() -> list[Arm]:
-    """Return exploratory arms of question 3: chosen GAN images, and three times the steps."""
+    """Return exploratory arms of question 3: chosen images, another teacher, more steps."""
     made = {arm.name: dataclasses.replace(arm, stages=(), borrowed=arm.name) for arm in compress()}
     chosen = {"candidates": 4, "per_class": 450, "seeds": THREE_SEEDS}
     longer = ("compress-gan", "compress-gan-400", "compress-real")
     return [
         dataclasses.replace(made["compress-gan"], name="compress-chosen", **chosen),
+        dataclasses.replace(
+            made["compress-gan"], name="compress-small-teacher", teacher="vgg16",
+            seeds=THREE_SEEDS,
+        ),
         *(dataclasses.replace(made[name], name=f"{name}-3x", steps=25_344, seeds=(0,))
           for name in longer),
     ]  # fmt: skip

@@ -19,7 +19,7 @@ BESIDE = {"textcoords": "offset points", "fontsize": 9, "va": "center"}
 TITLES = {
     "augment": "1. With a GAN trained on the\nsame photographs, accuracy falls",
     "stand_in": "2. With a GAN trained on 45,000\nothers, accuracy rises",
-    "compress": "3. Imitating a large network\nwithout its photographs",
+    "compress": "3. To imitate a large network, GAN\nimages beat 400 photographs",
 }
 AUGMENT = {  # by label: the arms with and without GAN images
     "45,000, Adam": PLANNED["A"],
@@ -29,8 +29,8 @@ AUGMENT = {  # by label: the arms with and without GAN images
 COMPRESS = {
     "compress-real": "45,000 photographs",
     "compress-gan-400": "GAN images and\n400 photographs",
-    "compress-gan": "GAN images,\nall different",
-    "compress-5000": "5,000 GAN images",
+    "compress-gan": "GAN images",
+    "compress-5000": "only 5,000\nGAN images",
     "compress-400": "400 photographs",
     "compress-noise": "noise",
 }

@@ -148,15 +148,26 @@ def build(arm: Arm, steps: int, images: np.ndarray) -> keras.Model:
     """
     model = build_vgg16(STUDENT_WIDTH, images)
     if arm.teacher:
-        data, train, _ = load("train")
-        teacher = build_vgg16(TEACHER_WIDTH, data.x_train[train])  # rebuilt with faster layers
-        published = keras.saving.load_model(core.ROOT / f"results/cifar100/{TEACHER}.keras")
-        teacher.set_weights(published.get_weights())
-        model = Distilled(model, teacher, arm.temperature)
+        model = Distilled(model, build_teacher(arm), arm.temperature)
         model.build((None, 32, 32, 3))
     optimizer = Adam(OneCycle(arm.rate, steps), weight_decay=arm.weight_decay)
     model.compile(optimizer, keras.losses.CategoricalCrossentropy(), metrics=["accuracy"])
     return model
+
+
+def teacher_name(arm: Arm) -> str | None:
+    return TEACHER if arm.teacher is True else arm.teacher or None
+
+
+def build_teacher(arm: Arm) -> keras.Model:
+    """Return the trained teacher of an arm, rebuilt with layers that are faster than Keras's."""
+    path, width = core.ROOT / f"results/cifar100/{TEACHER}.keras", TEACHER_WIDTH
+    if isinstance(arm.teacher, str):
+        path, width = records.find("cifar100", f"{arm.teacher}.keras"), STUDENT_WIDTH
+    data, train, _ = load("train")
+    teacher = build_vgg16(width, data.x_train[train])
+    teacher.set_weights(keras.saving.load_model(path).get_weights())
+    return teacher
 
 
 def build_vgg16(width: float, images: np.ndarray) -> keras.Model:
@@ -204,7 +215,7 @@ def train(arm: Arm, seed: int, trial: bool = False) -> dict:
     records.write(
         folder, name, arm=arm.name, trial=trial, model="VGG-16 x0.25", dataset=data.name,
         dataset_md5=data.md5, parameters=settings, generator_sha256=generator,
-        teacher=TEACHER if arm.teacher else None, **scores, **(made | {"seed": seed}),
+        teacher=teacher_name(arm), **scores, **(made | {"seed": seed}),
     )  # fmt: skip
     return records.read_json(path)
 
