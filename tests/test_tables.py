@@ -73,8 +73,8 @@ def generators():
     """Return scores of the generators of `make long`: GAN-test, that of real images, GAN-train."""
     found = records.read("cifar100", published=True).items()
     made = [record for name, record in found if name.startswith("gan_long")]
-    scores = {"gan_test": 100, "gan_test_real": 100, "gan_train_ratio": 1}
-    scores["gan_train_test_split"] = 100  # GAN-train, on the test images
+    scores = {"gan_test": 100, "gan_test_real": 100, "gan_train_ratio": 1,
+              "gan_train_test_split": 100}  # fmt: skip
     return [[scale * record[key] for record in made] for key, scale in scores.items()]
 
 

@@ -63,7 +63,7 @@ def augment() -> list[Arm]:
 
 def augment_more() -> list[Arm]:
     """Return an exploratory arm of question 1: GAN images and the other side's weight decay."""
-    (with_gan,) = [arm for arm in augment() if arm.gan]
+    _, with_gan = augment()
     changed = {"stages": (), "borrowed": with_gan.name, "weight_decay": 0.5}
     return [dataclasses.replace(with_gan, name="own-4500-gan-decay", **changed)]
 

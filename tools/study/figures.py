@@ -14,7 +14,7 @@ from tools.study.trainer import GENERATORS
 
 BLUE, ORANGE, GREEN = seaborn.color_palette("colorblind")[:3]
 GREY = "0.25"
-ABOVE = {"textcoords": "offset points", "fontsize": 9, "ha": "center"}
+CENTRED = {"textcoords": "offset points", "fontsize": 9, "ha": "center"}
 BESIDE = {"textcoords": "offset points", "fontsize": 9, "va": "center"}
 TITLES = {
     "augment": "1. With a GAN trained on the\nsame photographs, accuracy falls",
@@ -69,7 +69,7 @@ def draw_stand_in(axis: Axes, found: dict) -> None:
         axis.plot(sizes, means, "D-", ms=5, color=colour, label=label)
         for size, mean, accuracies in zip(sizes, means, runs, strict=True):
             _mark(axis, accuracies, size, colour, vertical=True)
-            axis.annotate(f"{mean:.1f}%", (size, mean), (0, place), **ABOVE)
+            axis.annotate(f"{mean:.1f}%", (size, mean), (0, place), **CENTRED)
     if "few-0-gan" in found:
         alone = _accuracies(found, "few-0-gan").mean()
         axis.axhline(alone, ls="--", color=GREEN, label="GAN images alone")

@@ -156,6 +156,7 @@ def build(arm: Arm, steps: int, images: np.ndarray) -> keras.Model:
 
 
 def teacher_name(arm: Arm) -> str | None:
+    """Return the name of the run that trained the teacher, or None if an arm has no teacher."""
     return TEACHER if arm.teacher is True else arm.teacher or None
 
 
